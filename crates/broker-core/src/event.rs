@@ -1,0 +1,102 @@
+//! Audit records: one JSON object a line, complete in itself, never a value.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::code::ErrorCode;
+use crate::decision::Decision;
+use crate::lease::{Lease, LeaseEnd, LeaseId};
+use crate::principal::Principal;
+use crate::reference::SecretRef;
+use crate::request::Right;
+
+/// One line of the audit log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// When, in UTC.
+    pub time: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event {
+    /// The daemon began to serve.
+    DaemonStarted {
+        /// Its version.
+        version: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The daemon stopped on purpose.
+    DaemonStopped {
+        /// Why.
+        reason: String,
+    },
+    /// A request was decided on. With `lease` the decision was to deliver and the lease starts here.
+    Request {
+        /// Who asked.
+        principal: Box<Principal>,
+        /// What for.
+        right: Right,
+        /// What was decided and by which rule.
+        decision: Decision,
+        /// The project, empty outside one.
+        project: String,
+        /// The profile, empty outside a project.
+        profile: String,
+        /// The references concerned.
+        references: Vec<SecretRef>,
+        /// The command.
+        argv: Vec<String>,
+        /// Where it was asked.
+        cwd: PathBuf,
+        /// The reason given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The lease that starts with this record.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lease: Option<Lease>,
+    },
+    /// A lease ended.
+    LeaseEnded {
+        /// Which one.
+        lease: LeaseId,
+        /// How.
+        how: LeaseEnd,
+        /// The code of the failure, where one ended it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<ErrorCode>,
+    },
+    /// A secret was set, generated or removed.
+    SecretChanged {
+        /// Which one.
+        reference: SecretRef,
+        /// `set`, `generated` or `removed`.
+        change: String,
+        /// `done`, or the code of the failure.
+        outcome: String,
+    },
+    /// A manifest was trusted.
+    Trusted {
+        /// Where it lies.
+        manifest: PathBuf,
+        /// SHA-256 of its bytes, in hex.
+        sha256: String,
+    },
+    /// Everything held was forgotten.
+    Locked {
+        /// How many leases that ended.
+        leases: usize,
+    },
+    /// The log was rotated; these leases are still live.
+    Carried {
+        /// The live leases.
+        leases: Vec<Lease>,
+    },
+}

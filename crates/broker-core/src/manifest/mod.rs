@@ -1,0 +1,13 @@
+//! The manifest, `broker.toml`: references only, committed, read whole or refused with every problem of it.
+
+mod check;
+mod file;
+mod literal;
+mod read;
+mod select;
+
+pub use check::{MAX_MANIFEST_BYTES, Manifest, Profile, Project, Secret, parse};
+pub use file::{schema, user_config_schema};
+pub use literal::looks_secret;
+pub use read::{Reader, read_table};
+pub use select::{SelectError, Selection, Wish};
