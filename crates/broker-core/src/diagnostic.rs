@@ -115,7 +115,8 @@ fn next_token(rest: &str, first: bool, line: &str) -> (usize, bool) {
             let at_key = first || before.is_empty() || before.ends_with(['{', ',', '.']) || before.ends_with('[');
             let after = rest[word..].trim_start();
             let header = line.trim_start().starts_with('[') && after.starts_with([']', '.']);
-            let key = after.starts_with(['=', '.']) && (!line[..line.len() - rest.len()].contains('=') || before.contains('{'));
+            let key = after.starts_with(['=', '.'])
+                && (!line[..line.len() - rest.len()].contains('=') || before.contains('{'));
             (word, word <= 64 && at_key && (header || key))
         }
         Some(c) => (c.len_utf8(), c.is_whitespace() || "[]{}=,.".contains(c)),

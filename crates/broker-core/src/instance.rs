@@ -161,8 +161,16 @@ mod tests {
         for address in ["https://sm.example.com", "http://127.0.0.1:4566", "http://localhost:1/x", "http://[::1]:80"] {
             assert!(is_allowed_address(address), "{address}");
         }
-        for address in ["http://example.com", "http://127.0.0.1@example.com", "http://localhost.example.com", "ftp://x",
-            "https://", "http://10.0.0.1", "https://a b", "http://127.0.0.1\\@evil.example"] {
+        for address in [
+            "http://example.com",
+            "http://127.0.0.1@example.com",
+            "http://localhost.example.com",
+            "ftp://x",
+            "https://",
+            "http://10.0.0.1",
+            "https://a b",
+            "http://127.0.0.1\\@evil.example",
+        ] {
             assert!(!is_allowed_address(address), "{address}");
         }
     }

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn the_canonical_form_parses_back_to_the_same_reference() {
-        for text in ["org://a%25b", "org://a%23b#c%2Ed.e?stage=previous", "x://ä ö?version=1%262", "aws-ssm:///a//b/"] {
+        for text in ["org://a%25b", "org://a%23b#c%2Ed.e?stage=previous", "x://ä ö?version=1%262", "aws-ssm:///a//b/"]
+        {
             let r = parsed(text);
             assert_eq!(parsed(&r.to_string()), r, "{text} -> {r}");
         }

@@ -5,11 +5,49 @@
 
 /// Exact names that are refused.
 const NAMES: &[&str] = &[
-    "BASHOPTS", "BASH_ENV", "BASH_FUNC_", "CDPATH", "CLASSPATH", "DENO_CERT", "EDITOR", "ENV", "GCONV_PATH", "GLOBIGNORE",
-    "HOME", "IFS", "JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "LOCALDOMAIN", "LOGNAME", "MANPAGER", "NLSPATH",
-    "NODE_EXTRA_CA_CERTS", "NODE_OPTIONS", "NODE_PATH", "NODE_TLS_REJECT_UNAUTHORIZED", "PAGER", "PATH", "PROMPT_COMMAND",
-    "PS4", "PWD", "RES_OPTIONS", "RUBYLIB", "RUBYOPT", "SHELL", "SHELLOPTS", "SSLKEYLOGFILE", "SSL_CERT_DIR",
-    "SSL_CERT_FILE", "TERMINFO", "TMPDIR", "TZDIR", "USER", "VISUAL", "ZDOTDIR", "_JAVA_OPTIONS",
+    "BASHOPTS",
+    "BASH_ENV",
+    "BASH_FUNC_",
+    "CDPATH",
+    "CLASSPATH",
+    "DENO_CERT",
+    "EDITOR",
+    "ENV",
+    "GCONV_PATH",
+    "GLOBIGNORE",
+    "HOME",
+    "IFS",
+    "JAVA_OPTS",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "LOCALDOMAIN",
+    "LOGNAME",
+    "MANPAGER",
+    "NLSPATH",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
+    "PAGER",
+    "PATH",
+    "PROMPT_COMMAND",
+    "PS4",
+    "PWD",
+    "RES_OPTIONS",
+    "RUBYLIB",
+    "RUBYOPT",
+    "SHELL",
+    "SHELLOPTS",
+    "SSLKEYLOGFILE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TERMINFO",
+    "TMPDIR",
+    "TZDIR",
+    "USER",
+    "VISUAL",
+    "ZDOTDIR",
+    "_JAVA_OPTIONS",
 ];
 
 /// Beginnings that are refused, whatever follows.
@@ -40,7 +78,9 @@ mod tests {
 
     #[test]
     fn names_that_choose_code_are_reserved() {
-        for name in ["PATH", "LD_PRELOAD", "NODE_OPTIONS", "BASH_ENV", "PYTHONSTARTUP", "BROKER_LEASE", "GIT_SSH_COMMAND"] {
+        for name in
+            ["PATH", "LD_PRELOAD", "NODE_OPTIONS", "BASH_ENV", "PYTHONSTARTUP", "BROKER_LEASE", "GIT_SSH_COMMAND"]
+        {
             assert!(is_reserved(name), "{name}");
         }
     }

@@ -15,7 +15,19 @@ use crate::secret::{SecretValue, SharedValue};
 const PREFIXES: &[&str] = &["AWS_", "AZURE_", "BAO_", "CLOUDSDK_", "GOOGLE_", "VAULT_"];
 
 /// Words that mark a variable as an address, a proxy or a trust anchor.
-const NEVER: &[&str] = &["ENDPOINT", "_URL", "_URI", "_ADDR", "PROXY", "CA_BUNDLE", "CACERT", "CAPATH", "SKIP_VERIFY", "_HOST", "TLS_SERVER_NAME"];
+const NEVER: &[&str] = &[
+    "ENDPOINT",
+    "_URL",
+    "_URI",
+    "_ADDR",
+    "PROXY",
+    "CA_BUNDLE",
+    "CACERT",
+    "CAPATH",
+    "SKIP_VERIFY",
+    "_HOST",
+    "TLS_SERVER_NAME",
+];
 
 /// Tells whether the variable `name` travels from the client to the daemon.
 #[must_use]
@@ -83,11 +95,23 @@ mod tests {
 
     #[test]
     fn addresses_proxies_and_trust_anchors_never_travel() {
-        for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_STS", "AWS_CA_BUNDLE", "VAULT_ADDR", "VAULT_CACERT", "AZURE_HTTP_PROXY",
-            "VAULT_SKIP_VERIFY", "HTTPS_PROXY", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "GCE_METADATA_HOST"] {
+        for name in [
+            "AWS_ENDPOINT_URL",
+            "AWS_ENDPOINT_URL_STS",
+            "AWS_CA_BUNDLE",
+            "VAULT_ADDR",
+            "VAULT_CACERT",
+            "AZURE_HTTP_PROXY",
+            "VAULT_SKIP_VERIFY",
+            "HTTPS_PROXY",
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "GCE_METADATA_HOST",
+        ] {
             assert!(!travels(name), "{name}");
         }
-        for name in ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "VAULT_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"] {
+        for name in
+            ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "VAULT_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"]
+        {
             assert!(travels(name), "{name}");
         }
     }

@@ -45,7 +45,9 @@ fn shop() -> Manifest {
 /// The problems as `line:column message / hint`.
 fn problems(text: &str) -> Vec<String> {
     let all = read(text).expect_err("the text has problems");
-    all.iter().map(|d| format!("{}:{} {} / {}", d.line, d.column, d.message, d.hint.as_deref().unwrap_or("-"))).collect()
+    all.iter()
+        .map(|d| format!("{}:{} {} / {}", d.line, d.column, d.message, d.hint.as_deref().unwrap_or("-")))
+        .collect()
 }
 
 fn names(manifest: &Manifest, wish: &Wish) -> Vec<String> {
@@ -104,10 +106,13 @@ fn a_manifest_without_profiles_has_one_with_everything() {
 fn several_profiles_without_a_default_ask_for_a_choice() {
     let m = read("[project]\nname = \"a\"\n[profiles.x]\n[profiles.y]\n").unwrap();
     let error = m.select(&Wish::default()).unwrap_err();
-    assert_eq!((error.to_string(), error.hint()), (
-        "the manifest has several profiles and no `default-profile`".to_owned(),
-        "choose one with `-P`: `x`, `y`".to_owned(),
-    ));
+    assert_eq!(
+        (error.to_string(), error.hint()),
+        (
+            "the manifest has several profiles and no `default-profile`".to_owned(),
+            "choose one with `-P`: `x`, `y`".to_owned(),
+        )
+    );
 }
 
 #[test]
@@ -137,37 +142,48 @@ ttl = "soon"
 
 [secretz]
 "#;
-    assert_eq!(problems(text), [
-        "3:1 unknown key `defaultprofile` / did you mean `default-profile`?",
-        "8:1 unknown key `regoin` / did you mean `region`?",
-        "11:24 unknown key `requird` / did you mean `required`?",
-        "11:55 `description` of `A` must be a string / -",
-        "12:5 `B` names the provider `orgg`, which does not exist / did you mean `org://`?",
-        "13:1 `LD_PRELOAD` is reserved / a manifest never sets variables that change what a program loads or runs; set it in the command",
-        "14:5 `D` must be a reference in quotes, or a table with `ref` / -",
-        "17:8 the setting `PORT` must be a string in quotes / -",
-        "20:17 unknown secret `BB` / did you mean `B`?",
-        "21:11 profile `dev` extends itself / remove one `extends` of the circle",
-        "22:7 `ttl` must be a duration such as `15m` or `1h` / -",
-        "24:2 unknown section `secretz` / did you mean `secrets`?",
-    ]);
+    assert_eq!(
+        problems(text),
+        [
+            "3:1 unknown key `defaultprofile` / did you mean `default-profile`?",
+            "8:1 unknown key `regoin` / did you mean `region`?",
+            "11:24 unknown key `requird` / did you mean `required`?",
+            "11:55 `description` of `A` must be a string / -",
+            "12:5 `B` names the provider `orgg`, which does not exist / did you mean `org://`?",
+            "13:1 `LD_PRELOAD` is reserved / a manifest never sets variables that change what a program loads or runs; set it in the command",
+            "14:5 `D` must be a reference in quotes, or a table with `ref` / -",
+            "17:8 the setting `PORT` must be a string in quotes / -",
+            "20:17 unknown secret `BB` / did you mean `B`?",
+            "21:11 profile `dev` extends itself / remove one `extends` of the circle",
+            "22:7 `ttl` must be a duration such as `15m` or `1h` / -",
+            "24:2 unknown section `secretz` / did you mean `secrets`?",
+        ]
+    );
 }
 
 #[test]
 fn a_bad_instance_is_told_by_its_key() {
     let text = "[project]\nname = \"a\"\n[providers.org]\nkind = \"aws-secret-manager\"\nendpoint = \"http://example.com\"\nttl = \"x\"\n[providers.local]\nkind = \"local\"\n";
-    assert_eq!(problems(text), [
-        "4:8 unknown kind of provider `aws-secret-manager` / did you mean `aws-secrets-manager`?",
-        "5:12 `endpoint` must be an `https://` address (`http://` only to loopback) / -",
-        "6:7 `ttl` must be a duration such as `30s`, `5m` or `1h` / -",
-        "7:12 `local` is a reserved or already configured instance / give the instance another name, or leave the table out to use the one that exists",
-    ]);
+    assert_eq!(
+        problems(text),
+        [
+            "4:8 unknown kind of provider `aws-secret-manager` / did you mean `aws-secrets-manager`?",
+            "5:12 `endpoint` must be an `https://` address (`http://` only to loopback) / -",
+            "6:7 `ttl` must be a duration such as `30s`, `5m` or `1h` / -",
+            "7:12 `local` is a reserved or already configured instance / give the instance another name, or leave the table out to use the one that exists",
+        ]
+    );
 }
 
 #[test]
 fn a_literal_value_is_refused_and_never_printed() {
-    for value in ["canary-hunter2", "postgres://u:canary-hunter2@h/db", "sk_live_canary-hunter2", "local://#canary-hunter2"] {
-        for text in [format!("[project]\nname = \"a\"\n[secrets]\nA = \"{value}\"\n"), format!("[project]\nname = \"a\"\n[secrets]\nA = {{ ref = \"{value}\" }}\n")] {
+    for value in
+        ["canary-hunter2", "postgres://u:canary-hunter2@h/db", "sk_live_canary-hunter2", "local://#canary-hunter2"]
+    {
+        for text in [
+            format!("[project]\nname = \"a\"\n[secrets]\nA = \"{value}\"\n"),
+            format!("[project]\nname = \"a\"\n[secrets]\nA = {{ ref = \"{value}\" }}\n"),
+        ] {
             let all = read(&text).expect_err("refused");
             assert!(!format!("{all:?} {}", all[0]).contains("canary"), "{all:?}");
         }

@@ -101,9 +101,18 @@ pub fn parse(file: &str, text: &str, known: &[&str], kinds: &[&str]) -> Result<M
     let instances: Vec<&str> = known.iter().copied().chain(manifest.providers.keys().map(String::as_str)).collect();
     let (secrets, names) = secrets(&mut reader, &mut document, &instances);
     for name in manifest.settings.keys().filter(|name| names.contains_key(*name)) {
-        reader.report(names[name].clone(), format!("`{name}` is both a secret and a setting"), Some("keep one of the two".into()));
+        reader.report(
+            names[name].clone(),
+            format!("`{name}` is both a secret and a setting"),
+            Some("keep one of the two".into()),
+        );
     }
-    let profiles = profiles(&mut reader, &mut document, &names, manifest.project.default_profile.as_deref().map(|name| (name, default_span)));
+    let profiles = profiles(
+        &mut reader,
+        &mut document,
+        &names,
+        manifest.project.default_profile.as_deref().map(|name| (name, default_span)),
+    );
     for key in document.keys() {
         reader.unknown(key.span(), "section", key.get_ref(), SECTIONS);
     }
@@ -114,7 +123,11 @@ pub fn parse(file: &str, text: &str, known: &[&str], kinds: &[&str]) -> Result<M
 fn project(reader: &mut Reader<'_>, document: &mut DeTable<'_>) -> (Project, Range<usize>) {
     let span = document.get("project").map_or(0..0, Spanned::span);
     let Some(table) = section(reader, document, "project") else {
-        reader.report(span.clone(), "the manifest has no `[project]`".into(), Some("begin it with `[project]` and `name = \"...\"`".into()));
+        reader.report(
+            span.clone(),
+            "the manifest has no `[project]`".into(),
+            Some("begin it with `[project]` and `name = \"...\"`".into()),
+        );
         return (Project::default(), span);
     };
     let default_span = table.get("default-profile").map_or(span.clone(), Spanned::span);
@@ -122,13 +135,21 @@ fn project(reader: &mut Reader<'_>, document: &mut DeTable<'_>) -> (Project, Ran
     let Some(read) = read_table::<ProjectTable>(reader, "`[project]`", span.clone(), table) else {
         return (Project::default(), span);
     };
-    if read.name.is_empty() || read.name.len() > 64 || !read.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+    if read.name.is_empty()
+        || read.name.len() > 64
+        || !read.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    {
         reader.report(name_span, "`name` must be 1 to 64 letters, digits, `-`, `_` or `.`".into(), None);
     }
     (Project { name: read.name, default_profile: read.default_profile }, default_span)
 }
 
-fn providers(reader: &mut Reader<'_>, document: &mut DeTable<'_>, known: &[&str], kinds: &[&str]) -> BTreeMap<String, InstanceSettings> {
+fn providers(
+    reader: &mut Reader<'_>,
+    document: &mut DeTable<'_>,
+    known: &[&str],
+    kinds: &[&str],
+) -> BTreeMap<String, InstanceSettings> {
     let mut all = BTreeMap::new();
     for (key, value) in section(reader, document, "providers").unwrap_or_default() {
         let name = key.get_ref().to_string();
@@ -174,7 +195,9 @@ fn settings(reader: &mut Reader<'_>, document: &mut DeTable<'_>) -> BTreeMap<Str
         let span = value.span();
         match value.into_inner() {
             DeValue::String(text) if looks_secret(&name, &text) => {
-                let hint = format!("store it with `broker secret set`, and list it under `[secrets]` as `{name} = \"SCHEME://PATH\"`");
+                let hint = format!(
+                    "store it with `broker secret set`, and list it under `[secrets]` as `{name} = \"SCHEME://PATH\"`"
+                );
                 reader.report(span, format!("the setting {} looks like a secret", printable(&name)), Some(hint));
             }
             DeValue::String(text) if text.contains('\0') => {
@@ -194,14 +217,19 @@ fn check_variable(reader: &mut Reader<'_>, key: &Spanned<toml::de::DeString<'_>>
     if !is_variable_name(name) {
         reader.report(key.span(), format!("{} cannot name an environment variable", printable(name)), None);
     } else if is_reserved(name) {
-        let hint = "a manifest never sets variables that change what a program loads or runs; set it in the command".to_owned();
+        let hint = "a manifest never sets variables that change what a program loads or runs; set it in the command"
+            .to_owned();
         reader.report(key.span(), format!("{} is reserved", printable(name)), Some(hint));
     }
 }
 
 type Names = BTreeMap<String, Range<usize>>;
 
-fn secrets(reader: &mut Reader<'_>, document: &mut DeTable<'_>, instances: &[&str]) -> (BTreeMap<String, Secret>, Names) {
+fn secrets(
+    reader: &mut Reader<'_>,
+    document: &mut DeTable<'_>,
+    instances: &[&str],
+) -> (BTreeMap<String, Secret>, Names) {
     let mut all = BTreeMap::new();
     let mut names = Names::new();
     for (key, value) in section(reader, document, "secrets").unwrap_or_default() {
@@ -210,11 +238,19 @@ fn secrets(reader: &mut Reader<'_>, document: &mut DeTable<'_>, instances: &[&st
         names.insert(name.clone(), key.span());
         let span = value.span();
         let secret = match value.into_inner() {
-            DeValue::String(text) => reference(reader, &name, &text, span, instances)
-                .map(|reference| Secret { reference, required: true, description: None, generate: None }),
+            DeValue::String(text) => reference(reader, &name, &text, span, instances).map(|reference| Secret {
+                reference,
+                required: true,
+                description: None,
+                generate: None,
+            }),
             DeValue::Table(table) => detailed(reader, &name, table, key.span(), instances),
             _ => {
-                reader.report(span, format!("{} must be a reference in quotes, or a table with `ref`", printable(&name)), None);
+                reader.report(
+                    span,
+                    format!("{} must be a reference in quotes, or a table with `ref`", printable(&name)),
+                    None,
+                );
                 None
             }
         };
@@ -225,7 +261,13 @@ fn secrets(reader: &mut Reader<'_>, document: &mut DeTable<'_>, instances: &[&st
     (all, names)
 }
 
-fn detailed(reader: &mut Reader<'_>, name: &str, table: DeTable<'_>, span: Range<usize>, instances: &[&str]) -> Option<Secret> {
+fn detailed(
+    reader: &mut Reader<'_>,
+    name: &str,
+    table: DeTable<'_>,
+    span: Range<usize>,
+    instances: &[&str],
+) -> Option<Secret> {
     let spans: BTreeMap<_, _> = table.iter().map(|(k, v)| (k.get_ref().to_string(), v.span())).collect();
     let read = read_table::<SecretTable>(reader, &printable(name), span.clone(), table)?;
     let place = |key: &str| spans.get(key).cloned().unwrap_or(span.clone());
@@ -245,7 +287,13 @@ fn detailed(reader: &mut Reader<'_>, name: &str, table: DeTable<'_>, span: Range
     Some(Secret { reference, required: read.required.unwrap_or(true), description: read.description, generate })
 }
 
-fn reference(reader: &mut Reader<'_>, name: &str, text: &str, span: Range<usize>, instances: &[&str]) -> Option<SecretRef> {
+fn reference(
+    reader: &mut Reader<'_>,
+    name: &str,
+    text: &str,
+    span: Range<usize>,
+    instances: &[&str],
+) -> Option<SecretRef> {
     let shown = printable(name);
     match text.parse::<SecretRef>() {
         Ok(reference) if instances.contains(&reference.instance.as_str()) => Some(reference),
@@ -253,9 +301,16 @@ fn reference(reader: &mut Reader<'_>, name: &str, text: &str, span: Range<usize>
             // A connection string is a literal too, whatever its scheme: name the scheme, never the rest.
             let hint = match nearest(&reference.instance, instances.iter().copied()) {
                 Some(near) => format!("did you mean `{near}://`?"),
-                None => format!("add `[providers.{}]`, or, if this is the value itself, store it and write its reference", reference.instance),
+                None => format!(
+                    "add `[providers.{}]`, or, if this is the value itself, store it and write its reference",
+                    reference.instance
+                ),
             };
-            reader.report(span, format!("{shown} names the provider `{}`, which does not exist", reference.instance), Some(hint));
+            reader.report(
+                span,
+                format!("{shown} names the provider `{}`, which does not exist", reference.instance),
+                Some(hint),
+            );
             None
         }
         Err(ReferenceError::NoScheme | ReferenceError::BadScheme) => {
@@ -264,13 +319,22 @@ fn reference(reader: &mut Reader<'_>, name: &str, text: &str, span: Range<usize>
             None
         }
         Err(error) => {
-            reader.report(span, format!("{shown}: {error}"), Some("a reference is `scheme://path[#field][?version=ID]`".into()));
+            reader.report(
+                span,
+                format!("{shown}: {error}"),
+                Some("a reference is `scheme://path[#field][?version=ID]`".into()),
+            );
             None
         }
     }
 }
 
-fn profiles(reader: &mut Reader<'_>, document: &mut DeTable<'_>, names: &Names, default: Option<(&str, Range<usize>)>) -> BTreeMap<String, Profile> {
+fn profiles(
+    reader: &mut Reader<'_>,
+    document: &mut DeTable<'_>,
+    names: &Names,
+    default: Option<(&str, Range<usize>)>,
+) -> BTreeMap<String, Profile> {
     let mut all: BTreeMap<String, Profile> = BTreeMap::new();
     let mut extends: Vec<(String, String, Range<usize>)> = Vec::new();
     for (key, value) in section(reader, document, "profiles").unwrap_or_default() {
@@ -313,7 +377,11 @@ fn profiles(reader: &mut Reader<'_>, document: &mut DeTable<'_>, names: &Names, 
         if !all.contains_key(&parent) {
             reader.unknown(at, "profile", &parent, all.keys().map(String::as_str));
         } else if circular.contains(&name) {
-            reader.report(at, format!("profile {} extends itself", printable(&name)), Some("remove one `extends` of the circle".into()));
+            reader.report(
+                at,
+                format!("profile {} extends itself", printable(&name)),
+                Some("remove one `extends` of the circle".into()),
+            );
         }
     }
     if let Some((default, at)) = default.filter(|(name, _)| !all.contains_key(*name)) {

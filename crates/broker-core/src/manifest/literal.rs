@@ -4,13 +4,50 @@
 
 /// Beginnings of tokens that services issue, from their own documentation.
 const PREFIXES: &[&str] = &[
-    "-----BEGIN ", "AKIA", "ASIA", "AIza", "EAAC", "SG.", "dckr_pat_", "dop_v1_", "eyJ", "ghp_", "gho_", "ghs_", "ghu_",
-    "github_pat_", "glpat-", "hvs.", "npm_", "pypi-", "rk_live_", "rk_test_", "shpat_", "sk-ant-", "sk-proj-", "sk_live_",
-    "sk_test_", "whsec_", "xoxb-", "xoxp-", "ya29.",
+    "-----BEGIN ",
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "EAAC",
+    "SG.",
+    "dckr_pat_",
+    "dop_v1_",
+    "eyJ",
+    "ghp_",
+    "gho_",
+    "ghs_",
+    "ghu_",
+    "github_pat_",
+    "glpat-",
+    "hvs.",
+    "npm_",
+    "pypi-",
+    "rk_live_",
+    "rk_test_",
+    "shpat_",
+    "sk-ant-",
+    "sk-proj-",
+    "sk_live_",
+    "sk_test_",
+    "whsec_",
+    "xoxb-",
+    "xoxp-",
+    "ya29.",
 ];
 
 /// Words in a variable's name that say its value is a secret.
-const WORDS: &[&str] = &["SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "TOKEN", "APIKEY", "API_KEY", "PRIVATE_KEY", "ACCESS_KEY", "CREDENTIAL"];
+const WORDS: &[&str] = &[
+    "SECRET",
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "TOKEN",
+    "APIKEY",
+    "API_KEY",
+    "PRIVATE_KEY",
+    "ACCESS_KEY",
+    "CREDENTIAL",
+];
 
 /// Tells whether the setting `name = value` looks like a secret.
 #[must_use]
@@ -72,9 +109,15 @@ mod tests {
     #[test]
     fn plain_settings_pass() {
         for (name, value) in [
-            ("PORT", "3000"), ("LOG_LEVEL", "debug"), ("API_URL", "https://api.example.com/v1"), ("TOKEN_TTL", "3600"),
-            ("PASSWORD_FILE", "/run/secrets/pw"), ("USE_TOKEN", "false"), ("NAME", "a-rather-long-but-plain-service-name"),
-            ("DATABASE_URL", "postgres://db.internal/shop"), ("BUCKET", "ShopAssetsProductionEuropeWest"),
+            ("PORT", "3000"),
+            ("LOG_LEVEL", "debug"),
+            ("API_URL", "https://api.example.com/v1"),
+            ("TOKEN_TTL", "3600"),
+            ("PASSWORD_FILE", "/run/secrets/pw"),
+            ("USE_TOKEN", "false"),
+            ("NAME", "a-rather-long-but-plain-service-name"),
+            ("DATABASE_URL", "postgres://db.internal/shop"),
+            ("BUCKET", "ShopAssetsProductionEuropeWest"),
         ] {
             assert!(!looks_secret(name, value), "{name}={value}");
         }

@@ -40,7 +40,11 @@ impl<'t> Reader<'t> {
     pub fn document(&mut self) -> DeTable<'t> {
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
-            self.report(error.span().unwrap_or_default(), format!("malformed TOML: {}", syntax_words(error.message())), None);
+            self.report(
+                error.span().unwrap_or_default(),
+                format!("malformed TOML: {}", syntax_words(error.message())),
+                None,
+            );
         }
         table.into_inner()
     }
@@ -56,7 +60,13 @@ impl<'t> Reader<'t> {
     }
 
     /// Reports a name that is not among `known`, with the nearest of them.
-    pub fn unknown<'k>(&mut self, span: Range<usize>, what: &str, name: &str, known: impl IntoIterator<Item = &'k str>) {
+    pub fn unknown<'k>(
+        &mut self,
+        span: Range<usize>,
+        what: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) {
         if self.is_full() {
             self.left_out += 1;
             return;
@@ -196,10 +206,12 @@ fn expected(property: &serde_json::Value, root: &serde_json::Value) -> String {
         _ => {
             // An enumeration behind `$ref`: name its words.
             let definitions = &root["$defs"];
-            let target = property["$ref"].as_str().or_else(|| property["anyOf"][0]["$ref"].as_str()).unwrap_or_default();
+            let target =
+                property["$ref"].as_str().or_else(|| property["anyOf"][0]["$ref"].as_str()).unwrap_or_default();
             let definition = &definitions[target.rsplit('/').next().unwrap_or_default()];
             let words = definition["oneOf"].as_array().into_iter().flatten().filter_map(|v| v["const"].as_str());
-            let words: Vec<_> = words.chain(definition["enum"].as_array().into_iter().flatten().filter_map(|v| v.as_str())).collect();
+            let words: Vec<_> =
+                words.chain(definition["enum"].as_array().into_iter().flatten().filter_map(|v| v.as_str())).collect();
             if words.is_empty() { "of another type".to_owned() } else { format!("one of {}", quoted(&words)) }
         }
     }

@@ -115,7 +115,9 @@ impl Manifest {
                 });
             }
         }
-        names.retain(|n| (wish.only.is_empty() || wish.only.iter().any(|o| o == n)) && !wish.except.iter().any(|e| e == n));
+        names.retain(|n| {
+            (wish.only.is_empty() || wish.only.iter().any(|o| o == n)) && !wish.except.iter().any(|e| e == n)
+        });
         let (selected, withheld): (Vec<_>, Vec<_>) =
             self.secrets.iter().map(|(n, s)| (n.as_str(), s)).partition(|(n, _)| names.contains(n));
         Ok(Selection {
