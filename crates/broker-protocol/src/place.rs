@@ -199,7 +199,7 @@ mod tests {
         let runtime = tempfile::tempdir().unwrap();
         let dir = runtime.path().join("broker");
         std::fs::create_dir(&dir).unwrap();
-        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o750)).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o750)).unwrap();
         let error = Place::in_runtime_dir(runtime.path(), own()).unwrap_err();
         assert!(error.to_string().contains("mode 0750"), "{error}");
     }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn a_runtime_directory_that_others_may_write_is_refused() {
         let runtime = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(runtime.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(runtime.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(Place::in_runtime_dir(runtime.path(), own()), Err(PlaceError::LooseMode { .. })));
     }
 }
