@@ -1,7 +1,7 @@
 //! What a manifest may say, and that each problem of one is found, placed and told without a value.
 
 use broker_core::diagnostic::Diagnostic;
-use broker_core::manifest::{Manifest, SelectError, Wish, parse};
+use broker_core::manifest::{Manifest, SelectError, Wish, parse, parse_local};
 
 const INSTANCES: &[&str] = &["local", "aws-sm"];
 const KINDS: &[&str] = &["local", "aws-secrets-manager"];
@@ -86,6 +86,19 @@ fn only_and_except_narrow_and_never_widen() {
     assert_eq!(names(&shop, &except), ["DATABASE_URL", "SESSION_KEY"]);
     let wider = Wish { only: vec!["DATABASE_ADMIN_URL".into()], ..Wish::default() };
     assert!(matches!(shop.select(&wider), Err(SelectError::UnknownSecret { .. })));
+}
+
+#[test]
+fn the_local_file_takes_away_and_has_no_key_to_add() {
+    let narrowing = parse_local("broker.local.toml", "except = [\"STRIPE_KEY\", \"OTHER\"]\nttl = \"5m\"\n").unwrap();
+    let wish = Wish { narrowing, ..Wish::default() };
+    assert_eq!(names(&shop(), &wish), ["DATABASE_URL", "SESSION_KEY"]);
+    assert_eq!(shop().select(&wish).unwrap().ttl.as_secs(), 300);
+    let longer = Wish { narrowing: parse_local("f", "ttl = \"9h\"").unwrap(), ..Wish::default() };
+    assert_eq!(shop().select(&longer).unwrap().ttl.as_secs(), 1800);
+    for text in ["secrets = {}", "[profiles.dev]", "[providers.org]", "ttl = 5"] {
+        assert!(parse_local("f", text).is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::check::{Manifest, Secret};
+use super::local::Narrowing;
 use crate::suggest::nearest;
 
 /// Longest life of a grant whose profile names none.
@@ -20,6 +21,8 @@ pub struct Wish {
     pub except: Vec<String>,
     /// Not longer than this.
     pub ttl: Option<Duration>,
+    /// What `broker.local.toml` takes away.
+    pub narrowing: Narrowing,
 }
 
 /// What a run gets.
@@ -101,7 +104,7 @@ impl Manifest {
     /// # Errors
     /// A profile or a secret that does not exist, or no profile where one has to be chosen.
     pub fn select(&self, wish: &Wish) -> Result<Selection<'_>, SelectError> {
-        let profile = match &wish.profile {
+        let profile = match wish.profile.as_ref().or(wish.narrowing.default_profile.as_ref()) {
             Some(name) => name.as_str(),
             None => self.default_profile()?,
         };
@@ -118,13 +121,15 @@ impl Manifest {
         names.retain(|n| {
             (wish.only.is_empty() || wish.only.iter().any(|o| o == n)) && !wish.except.iter().any(|e| e == n)
         });
+        names.retain(|n| !wish.narrowing.except.iter().any(|e| e == n));
+        let ttl = [wish.ttl, wish.narrowing.ttl].into_iter().flatten().fold(ttl, Duration::min);
         let (selected, withheld): (Vec<_>, Vec<_>) =
             self.secrets.iter().map(|(n, s)| (n.as_str(), s)).partition(|(n, _)| names.contains(n));
         Ok(Selection {
             profile: profile.to_owned(),
             secrets: selected,
             withheld: withheld.into_iter().map(|(n, _)| n).collect(),
-            ttl: wish.ttl.map_or(ttl, |wished| wished.min(ttl)),
+            ttl,
         })
     }
 
