@@ -1,0 +1,160 @@
+//! Everything one daemon holds, shared by all its connections.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use broker_core::event::Event;
+use broker_policy::Policy;
+use broker_protocol::message::{PROTOCOL, Status};
+use broker_providers::registry::Context;
+use tokio::sync::watch;
+
+use crate::audit::Audit;
+use crate::config::ConfigFiles;
+use crate::directories::Directories;
+use crate::fetch::Stores;
+use crate::leases::Leases;
+use crate::project::Projects;
+use crate::trust::Trust;
+
+/// The broker of one user.
+pub(crate) struct Broker {
+    /// Whom it serves.
+    pub(crate) owner: u32,
+    /// The configuration files.
+    pub(crate) config: ConfigFiles,
+    /// The manifests parsed so far.
+    pub(crate) projects: Projects,
+    /// The manifests agreed to.
+    pub(crate) trust: Trust,
+    /// The rules in force.
+    pub(crate) policy: Policy,
+    /// The log.
+    pub(crate) audit: Arc<Audit>,
+    /// The live leases.
+    pub(crate) leases: Arc<Leases>,
+    /// The providers.
+    pub(crate) stores: Stores,
+    started: Instant,
+    grants: AtomicU64,
+    connections: AtomicUsize,
+    last_activity: Mutex<Instant>,
+    stop: watch::Sender<Option<&'static str>>,
+}
+
+impl Broker {
+    /// Returns a broker that holds nothing yet.
+    pub(crate) fn new(directories: &Directories) -> Arc<Self> {
+        let config = ConfigFiles::new(&directories.config);
+        // A broken file refuses requests; until it is mended, records are kept the careful way.
+        let always = config.current().map_or(true, |config| config.sync_always());
+        let audit = Audit::new(directories.state.join("audit.jsonl"), always);
+        let keyring = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some_and(|address| !address.is_empty());
+        Arc::new(Self {
+            owner: rustix::process::getuid().as_raw(),
+            config,
+            projects: Projects::default(),
+            trust: Trust::new(directories.state.join("trust.json")),
+            policy: Policy::shipped(),
+            leases: Leases::new(audit.clone()),
+            audit,
+            stores: Stores::new(Context { data_dir: directories.data.clone(), keyring }),
+            started: Instant::now(),
+            grants: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            last_activity: Mutex::new(Instant::now()),
+            stop: watch::Sender::new(None),
+        })
+    }
+
+    /// Takes up what an earlier daemon left, and starts what runs beside the requests.
+    pub(crate) fn begin(self: &Arc<Self>) {
+        self.leases.adopt(self.audit.open_leases());
+        let started = Event::DaemonStarted { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id() };
+        if let Err(error) = self.audit.append(started) {
+            tracing::error!(%error, "nothing is delivered until the audit log can be written");
+        }
+        tokio::spawn(self.audit.clone().sync_in_groups());
+        tokio::spawn(self.leases.clone().expire());
+        tokio::spawn(self.clone().keep_house());
+    }
+
+    /// Stops a daemon without work, and sets a large log aside.
+    async fn keep_house(self: Arc<Self>) {
+        loop {
+            let idle = self.config.current().map_or(Duration::MAX, |config| config.idle());
+            let quiet = self.last_activity.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            let busy = self.connections.load(Ordering::Acquire) > 0 || self.leases.count() > 0;
+            if !busy && quiet >= idle {
+                return self.stop("idle");
+            }
+            if let Err(error) = self.audit.rotate_if_large(self.leases.list()) {
+                tracing::error!(%error, "the audit log cannot be set aside");
+            }
+            let left = if busy { idle } else { idle.saturating_sub(quiet) };
+            tokio::time::sleep(left.clamp(Duration::from_millis(50), Duration::from_secs(30))).await;
+        }
+    }
+
+    /// Counts a connection as long as the returned value lives.
+    pub(crate) fn connected(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+        Connected(self.clone())
+    }
+
+    /// Counts a grant.
+    pub(crate) fn count_grant(&self) {
+        self.grants.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lets the daemon end soon.
+    pub(crate) fn stop(&self, reason: &'static str) {
+        self.stop.send_replace(Some(reason));
+    }
+
+    /// Waits until the daemon shall end and returns why.
+    pub(crate) async fn stopped(&self) -> &'static str {
+        let mut stop = self.stop.subscribe();
+        let reason = stop.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
+        reason.unwrap_or("stopped")
+    }
+
+    /// Writes the last record and puts the log on the disk.
+    pub(crate) fn end(&self, reason: &str) {
+        if let Err(error) = self.audit.append(Event::DaemonStopped { reason: reason.to_owned() }) {
+            tracing::error!(%error, "the end of the daemon is not recorded");
+        }
+        self.audit.sync();
+    }
+
+    /// Returns what `daemon status` shows.
+    pub(crate) fn status(&self) -> Status {
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            leases: self.leases.count(),
+            cached_values: 0,
+            calls: Vec::new(),
+            grants: self.grants.load(Ordering::Relaxed),
+            local_store: String::new(),
+            local_store_key: String::new(),
+            audit: self.audit.path().to_owned(),
+            config: self.config.current().map(|config| config.files.clone()).unwrap_or_default(),
+        };
+        self.stores.describe(&mut status);
+        status
+    }
+}
+
+/// One open connection.
+pub(crate) struct Connected(Arc<Broker>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        *self.0.last_activity.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}

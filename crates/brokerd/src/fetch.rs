@@ -1,0 +1,211 @@
+//! The only way to the providers: every method that reads or writes a secret takes a [`Permit`].
+
+use std::time::Duration;
+
+use broker_core::generate::Generate;
+use broker_core::instance::Timing;
+use broker_core::reference::SecretRef;
+use broker_core::secret::{SecretValue, SharedValue};
+use broker_core::sign_in::SignIn;
+use broker_protocol::message::{Ask, CheckedSecret, SignInVariable, Status};
+use broker_providers::local::StoreState;
+use broker_providers::provider::{ErrorKind, Listed, ProviderError, Retry};
+use broker_providers::registry::{Context, Kind, Registry};
+use broker_providers::resolve::{Opened, ResolveOptions, Resolved, resolve};
+use tokio::time::Instant;
+
+use crate::pipeline::Permit;
+use crate::refusal::{Refusal, problem_of_provider};
+use crate::subject::{Subject, Wanted};
+
+/// The open providers of one daemon.
+pub(crate) struct Stores {
+    registry: Registry,
+}
+
+/// What a fetch for a child found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Variables and their values, ordered by name.
+    pub(crate) values: Vec<(String, SharedValue)>,
+    /// Optional variables that stay unset.
+    pub(crate) missing: Vec<String>,
+    /// Credentials of the managers used, which the child must not inherit.
+    pub(crate) bootstrap: Vec<&'static str>,
+    /// What the person should know.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Stores {
+    /// Returns stores with nothing open. Touches neither disk nor network.
+    pub(crate) fn new(context: Context) -> Self {
+        Self { registry: Registry::new(context) }
+    }
+
+    /// Fetches everything that was permitted; one failing secret hides no other.
+    ///
+    /// # Errors
+    /// Every required secret that could not be had.
+    pub(crate) async fn fetch(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Result<Found, Refusal> {
+        let subject = permit.subject();
+        let results = self.resolve(permit, sign_in, ask).await;
+        let mut found = Found { bootstrap: bootstrap_of(subject), ..Found::default() };
+        let mut failed = Vec::new();
+        for (wanted, result) in subject.wanted.iter().zip(results) {
+            let name = wanted.name.clone().unwrap_or_default();
+            match result {
+                Ok(resolved) => {
+                    if resolved.stale {
+                        let age = resolved.fetched_at.elapsed().as_secs();
+                        found.notes.push(format!("`{}` is away: `{name}` is {age} s old", wanted.reference.instance));
+                    }
+                    found.values.push((name, resolved.value));
+                }
+                Err(error) if !wanted.required => {
+                    found.notes.push(format!("`{name}` is not required and stays unset: {error}"));
+                    found.missing.push(name);
+                }
+                Err(error) => failed.push((wanted.name.clone(), error)),
+            }
+        }
+        if failed.is_empty() { Ok(found) } else { Err(Refusal::Providers(failed)) }
+    }
+
+    /// Fetches everything that was permitted and returns only whether it could be had.
+    pub(crate) async fn check(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Vec<CheckedSecret> {
+        let results = self.resolve(permit, sign_in, ask).await;
+        let row = |(wanted, result): (&Wanted, Result<Resolved, ProviderError>)| CheckedSecret {
+            name: wanted.name.clone().unwrap_or_default(),
+            reference: wanted.reference.to_string(),
+            required: wanted.required,
+            bytes: result.as_ref().ok().map(|resolved| resolved.value.len()),
+            problem: result.err().map(|error| problem_of_provider(None, &error)),
+        };
+        permit.subject().wanted.iter().zip(results).map(row).collect()
+    }
+
+    async fn resolve(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Vec<Result<Resolved, ProviderError>> {
+        let subject = permit.subject();
+        let references: Vec<SecretRef> = subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect();
+        let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None };
+        let mut results = resolve(&references, options, |name| self.open(subject, name, sign_in)).await;
+        for (wanted, result) in subject.wanted.iter().zip(&mut results) {
+            if let (Some(way), Err(error)) = (wanted.generate, &*result) {
+                if matches!(error.kind, ErrorKind::NotFound) {
+                    *result = self.generate(&wanted.reference, way).await;
+                }
+            }
+        }
+        results
+    }
+
+    async fn generate(&self, reference: &SecretRef, way: Generate) -> Result<Resolved, ProviderError> {
+        let made = self.registry.local().generate(reference, way).await?;
+        Ok(Resolved { value: made.value, version: made.version, fetched_at: made.fetched_at, stale: false })
+    }
+
+    /// Stores a value under the permitted reference.
+    ///
+    /// # Errors
+    /// The provider's.
+    pub(crate) async fn put(&self, permit: &Permit, sign_in: &SignIn, value: SecretValue) -> Result<Option<String>, Refusal> {
+        let reference = permit.subject().whole()?;
+        let opened = self.open(permit.subject(), &reference.instance, sign_in)?;
+        Ok(opened.provider.put(reference, value, deadline(opened.timing)).await?)
+    }
+
+    /// Removes the permitted reference.
+    ///
+    /// # Errors
+    /// The provider's.
+    pub(crate) async fn delete(&self, permit: &Permit, sign_in: &SignIn) -> Result<(), Refusal> {
+        let reference = permit.subject().whole()?;
+        let opened = self.open(permit.subject(), &reference.instance, sign_in)?;
+        Ok(opened.provider.delete(reference, deadline(opened.timing)).await?)
+    }
+
+    /// Lists what an instance holds below a prefix.
+    ///
+    /// # Errors
+    /// The provider's.
+    pub(crate) async fn list(
+        &self,
+        permit: &Permit,
+        sign_in: &SignIn,
+        instance: &str,
+        prefix: &str,
+    ) -> Result<Vec<Listed>, Refusal> {
+        let opened = self.open(permit.subject(), instance, sign_in)?;
+        Ok(opened.provider.list(prefix, deadline(opened.timing)).await?)
+    }
+
+    /// Opens the embedded store with its passphrase; with `create`, makes it.
+    ///
+    /// # Errors
+    /// A wrong passphrase, or a store that cannot be read or made.
+    pub(crate) async fn unlock(&self, passphrase: SecretValue, create: bool) -> Result<(), Refusal> {
+        let local = self.registry.local();
+        let done = if create { local.create(Some(passphrase)).await } else { local.unlock(passphrase).await };
+        Ok(done?)
+    }
+
+    /// Forgets every value, negative answer, sign-in and key.
+    pub(crate) fn forget(&self) {
+        self.registry.forget_all();
+    }
+
+    /// Fills in what the providers know of themselves.
+    pub(crate) fn describe(&self, status: &mut Status) {
+        let state = self.registry.local().state();
+        status.local_store = match state {
+            StoreState::Absent => "absent",
+            StoreState::Locked => "locked",
+            StoreState::Unlocked => "unlocked",
+        }
+        .to_owned();
+        let source = self.registry.local().key_source();
+        status.local_store_key = source.map(|source| source.to_string()).unwrap_or_default();
+        status.cached_values = self.registry.held_values();
+        status.calls = self.registry.calls();
+    }
+
+    fn open(&self, subject: &Subject, name: &str, sign_in: &SignIn) -> Result<Opened, ProviderError> {
+        match subject.instance(name) {
+            Some(settings) => self.registry.open(name, &settings, sign_in),
+            None => Err(ProviderError {
+                kind: ErrorKind::Unsupported,
+                instance: name.to_owned(),
+                reference: None,
+                cause: "there is no such instance".to_owned(),
+                hint: Some("see which exist: broker provider list".to_owned()),
+                retry: Retry::Never,
+            }),
+        }
+    }
+}
+
+fn deadline(timing: Timing) -> Instant {
+    Instant::now() + timing.timeout.max(Duration::from_millis(1))
+}
+
+/// Returns the names of the credentials that the subject's instances sign in with.
+pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<&'static str> {
+    let instances = subject.wanted.iter().map(|wanted| wanted.reference.instance.as_str());
+    let mut kinds: Vec<&Kind> = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for instance in instances {
+        if !seen.contains(&instance) {
+            seen.push(instance);
+            kinds.extend(subject.instance(instance).and_then(|settings| Kind::named(&settings.kind)));
+        }
+    }
+    let mut names: Vec<_> = kinds.iter().flat_map(|kind| kind.bootstrap_env).copied().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Takes the caller's sign-in variables out of a request.
+pub(crate) fn sign_in_of(ask: &Ask) -> SignIn {
+    SignIn::new(ask.sign_in.iter().map(|SignInVariable(name, value)| (name.clone(), SecretValue::from(value.clone()))))
+}

@@ -1,0 +1,26 @@
+//! What the daemon does to itself before it holds anything.
+
+use std::panic;
+
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+
+/// Closes the ways in which a process of the same user could look inside, and those in which memory reaches a disk.
+///
+/// # Errors
+/// The kernel refused to make the process non-dumpable (prctl(2), `PR_SET_DUMPABLE`).
+pub(crate) fn harden() -> std::io::Result<()> {
+    umask(Mode::RWXG | Mode::RWXO);
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // A limit of 1 byte, not 0: a core that is piped to a program ignores 0, see core(5).
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
+    // One descriptor per live process and connection.
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    // A panic's payload can be made of anything: say where it happened and nothing else.
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();
+        tracing::error!(version = env!("CARGO_PKG_VERSION"), place, "panic");
+    }));
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! What can be asked besides a grant: each operation walks the same steps of the pipeline and then does its one thing.
+
+use broker_core::decision::Decision;
+use broker_core::event::Event;
+use broker_core::lease::LeaseEnd;
+use broker_core::reference::SecretRef;
+use broker_core::request::Right;
+use broker_core::secret::SecretValue;
+use broker_protocol::message::{
+    Ask, Checked, Explained, ExplainedSecret, GrantHead, LeaseEndAsk, Locked, ProviderRow, Providers, SecretDone,
+    SecretList, SecretNamed, SecretRow, TrustAsk, TrustShown,
+};
+use broker_providers::registry::KINDS;
+
+use crate::broker::Broker;
+use crate::fetch::{bootstrap_of, sign_in_of};
+use crate::peer::Peer;
+use crate::pipeline::{Delivery, control, permit, request_for};
+use crate::refusal::Refusal;
+use crate::subject::Subject;
+use crate::trust::Trust;
+
+/// Says what a run would get, fetching nothing and asking nobody.
+pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explained, Refusal> {
+    let subject = Subject::of_profile(broker, ask)?;
+    let request = request_for(peer, Right::Use, &subject, ask);
+    let decision = broker.policy.decide(&request);
+    let Some(project) = &subject.project else { return Err(Refusal::NoManifest) };
+    let secret = |wanted: &crate::subject::Wanted| ExplainedSecret {
+        name: wanted.name.clone().unwrap_or_default(),
+        reference: wanted.reference.to_string(),
+        kind: subject.instance(&wanted.reference.instance).map(|settings| settings.kind).unwrap_or_default(),
+        required: wanted.required,
+        description: wanted.description.clone(),
+    };
+    let set: Vec<_> = subject.wanted.iter().filter_map(|wanted| wanted.name.as_deref()).collect();
+    let bootstrap = bootstrap_of(&subject).into_iter().filter(|name| !set.contains(name)).map(str::to_owned);
+    Ok(Explained {
+        project: request.project,
+        profile: subject.profile.clone(),
+        trusted: broker.trust.holds(&Trust::pin_of(&project.path, &project.text)?),
+        decision: match &decision {
+            Decision::Allow { .. } => "allow",
+            Decision::Ask { .. } => "ask",
+            Decision::Deny { .. } => "deny",
+        }
+        .to_owned(),
+        rule: decision.rule().to_owned(),
+        ttl_seconds: subject.ttl.as_secs(),
+        secrets: subject.wanted.iter().map(secret).collect(),
+        settings: project.manifest.settings.keys().cloned().collect(),
+        removed: subject.withheld.iter().cloned().chain(bootstrap).collect(),
+    })
+}
+
+/// Fetches everything a profile lists and shows nothing of it.
+pub(crate) async fn check(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Checked, Refusal> {
+    let subject = Subject::of_profile(broker, &ask)?;
+    let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
+    let secrets = broker.stores.check(&permit, &sign_in_of(&ask), &ask).await;
+    Ok(Checked { profile: permit.subject().profile.clone(), secrets })
+}
+
+/// Shows one value to a person.
+pub(crate) async fn get(broker: &Broker, peer: &Peer, named: SecretNamed) -> Result<Delivery, Refusal> {
+    let SecretNamed { ask, target } = named;
+    let subject = Subject::of_target(broker, &ask, &target)?;
+    let permit = permit(broker, peer, Right::Read, subject, &ask, false)?;
+    let found = broker.stores.fetch(&permit, &sign_in_of(&ask), &ask).await?;
+    peer.look_again()?;
+    let (names, values): (Vec<_>, Vec<_>) = found.values.into_iter().unzip();
+    let lengths = names.into_iter().zip(values.iter().map(|value| value.len())).collect();
+    let head = GrantHead { lease: None, values: lengths, settings: Vec::new(), remove: Vec::new(), notes: found.notes };
+    Ok(Delivery { head, values })
+}
+
+/// Stores a value.
+pub(crate) async fn set(broker: &Broker, peer: &Peer, named: SecretNamed, value: SecretValue) -> Result<SecretDone, Refusal> {
+    let SecretNamed { ask, target } = named;
+    let subject = Subject::of_target(broker, &ask, &target)?;
+    subject.whole()?;
+    let permit = permit(broker, peer, Right::Write, subject, &ask, false)?;
+    let reference = permit.subject().whole()?.clone();
+    let stored = broker.stores.put(&permit, &sign_in_of(&ask), value).await;
+    record_change(broker, &reference, "set", stored.as_ref().err())?;
+    Ok(SecretDone { reference: reference.to_string(), version: stored? })
+}
+
+/// Removes a secret.
+pub(crate) async fn remove(broker: &Broker, peer: &Peer, named: SecretNamed) -> Result<SecretDone, Refusal> {
+    let SecretNamed { ask, target } = named;
+    let subject = Subject::of_target(broker, &ask, &target)?;
+    subject.whole()?;
+    let permit = permit(broker, peer, Right::Write, subject, &ask, false)?;
+    let reference = permit.subject().whole()?.clone();
+    let removed = broker.stores.delete(&permit, &sign_in_of(&ask)).await;
+    record_change(broker, &reference, "removed", removed.as_ref().err())?;
+    removed.map(|()| SecretDone { reference: reference.to_string(), version: None })
+}
+
+fn record_change(broker: &Broker, reference: &SecretRef, change: &str, failure: Option<&Refusal>) -> Result<(), Refusal> {
+    let outcome = failure.map_or("done".to_owned(), |refusal| refusal.code().to_string());
+    let event = Event::SecretChanged { reference: reference.clone(), change: change.to_owned(), outcome };
+    Ok(broker.audit.append(event)?)
+}
+
+/// Lists secrets: those of the manifest, or those of an instance below a prefix. Never a value.
+pub(crate) async fn list(broker: &Broker, peer: &Peer, asked: SecretList) -> Result<Vec<SecretRow>, Refusal> {
+    let SecretList { ask, prefix } = asked;
+    let Some(prefix) = prefix else {
+        let subject = Subject::of_profile(broker, &ask)?;
+        let row = |wanted: crate::subject::Wanted| SecretRow {
+            name: wanted.name,
+            reference: wanted.reference.to_string(),
+            version: None,
+            description: wanted.description,
+        };
+        return Ok(subject.wanted.into_iter().map(row).collect());
+    };
+    let (instance, below) = match prefix.split_once("://") {
+        Some((instance, "")) => (instance.to_owned(), String::new()),
+        Some((instance, _)) => {
+            let reference: SecretRef = prefix.parse().map_err(|error| Refusal::Malformed(format!("{error}")))?;
+            (instance.to_owned(), reference.path)
+        }
+        None => (prefix.clone(), String::new()),
+    };
+    let subject = Subject::of_instance(broker, &ask, &instance)?;
+    let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
+    let listed = broker.stores.list(&permit, &sign_in_of(&ask), &instance, &below).await?;
+    let reference = |path: String| SecretRef { instance: instance.clone(), path, field: Vec::new(), version: Default::default() };
+    let row = |l: broker_providers::provider::Listed| SecretRow {
+        name: None,
+        reference: reference(l.path).to_string(),
+        version: l.version,
+        description: None,
+    };
+    Ok(listed.into_iter().map(row).collect())
+}
+
+/// Shows what a manifest asks for and, when the person agreed to these very bytes, remembers that.
+pub(crate) fn trust(broker: &Broker, peer: &Peer, asked: TrustAsk) -> Result<TrustShown, Refusal> {
+    control(broker, peer)?;
+    let config = broker.config.current().map_err(Refusal::Text)?;
+    let project = broker.projects.parse(asked.manifest, &config)?;
+    let pin = Trust::pin_of(&project.path, &project.text)?;
+    let sha256 = pin.sha256.clone();
+    match asked.agreed {
+        Some(agreed) if agreed != sha256 => return Err(Refusal::ChangedMeanwhile(project.path.clone())),
+        Some(_) => {
+            broker.audit.append(Event::Trusted { manifest: project.path.clone(), sha256: sha256.clone() })?;
+            broker.trust.agree(pin.clone())?;
+        }
+        None => {}
+    }
+    let manifest = &project.manifest;
+    let destinations = manifest.providers.iter().flat_map(|(name, settings)| {
+        settings.destinations().into_iter().map(|(key, value)| (name.clone(), key.to_owned(), value.to_owned()))
+    });
+    Ok(TrustShown {
+        sha256,
+        trusted: broker.trust.holds(&pin),
+        project: manifest.project.name.clone(),
+        destinations: destinations.collect(),
+        secrets: manifest.secrets.iter().map(|(n, s)| (n.clone(), s.reference.to_string())).collect(),
+        settings: manifest.settings.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
+    })
+}
+
+/// Ends every lease and forgets everything held.
+pub(crate) fn lock(broker: &Broker, peer: &Peer) -> Result<Locked, Refusal> {
+    control(broker, peer)?;
+    // Forgetting comes first: whatever happens to the record, the values are gone.
+    broker.stores.forget();
+    let leases = broker.leases.end_all(LeaseEnd::Ended);
+    broker.audit.append(Event::Locked { leases })?;
+    Ok(Locked { leases })
+}
+
+/// Ends one lease, or all.
+pub(crate) fn end_lease(broker: &Broker, peer: &Peer, asked: &LeaseEndAsk) -> Result<Locked, Refusal> {
+    control(broker, peer)?;
+    match &asked.lease {
+        None => Ok(Locked { leases: broker.leases.end_all(LeaseEnd::Ended) }),
+        Some(id) if broker.leases.end(id, LeaseEnd::Ended, None) => Ok(Locked { leases: 1 }),
+        Some(id) => Err(Refusal::UnknownLease(id.to_string())),
+    }
+}
+
+/// Lists the kinds of provider and the configured instances.
+pub(crate) fn providers(broker: &Broker) -> Result<Providers, Refusal> {
+    let config = broker.config.current().map_err(Refusal::Text)?;
+    let can = |kind: &str| {
+        let row = KINDS.iter().find(|row| row.kind == kind)?;
+        let c = row.capabilities;
+        let words = [(c.write, "write"), (c.list, "list"), (c.versions, "versions"), (c.stages, "stages"), (c.batch > 1, "batch")];
+        Some(words.into_iter().filter(|(has, _)| *has).map(|(_, word)| word.to_owned()).collect::<Vec<_>>())
+    };
+    let row = |instance: &str, kind: &str, from: &str| ProviderRow {
+        instance: instance.to_owned(),
+        kind: kind.to_owned(),
+        from: from.to_owned(),
+        can: can(kind).unwrap_or_default(),
+    };
+    let defaults = KINDS.iter().filter(|kind| !config.instances.contains_key(kind.scheme));
+    let configured = config.instances.iter().map(|(name, (settings, from))| row(name, &settings.kind, from));
+    Ok(Providers { providers: defaults.map(|kind| row(kind.scheme, kind.kind, "default")).chain(configured).collect() })
+}

@@ -1,0 +1,239 @@
+//! The order of the security steps, read downwards: parse, trust, decide, approve, record, fetch, lease, answer.
+//!
+//! Each step takes what the step before it proved: deciding takes a trusted subject, recording an approved request,
+//! fetching a [`Permit`], and only [`record`] makes one. So nothing is fetched that was not decided on and written down,
+//! whichever command asked. No record, no secret.
+
+use std::path::PathBuf;
+
+use broker_core::decision::Decision;
+use broker_core::event::Event;
+use broker_core::lease::{Lease, LeaseEnd, LeaseId};
+use broker_core::request::{Request, Right};
+use broker_core::secret::SharedValue;
+use broker_protocol::message::{Ask, GrantHead};
+use jiff::Timestamp;
+
+use crate::broker::Broker;
+use crate::fetch::{Found, sign_in_of};
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::subject::Subject;
+use crate::trust::Trust;
+
+/// Proof that a request was allowed and is on record. Fetching, writing and removing take one.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Permit {
+    subject: Subject,
+    lease: Option<Lease>,
+}
+
+impl Permit {
+    /// Returns what was permitted.
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+}
+
+/// A subject whose manifest, if it has one, is the one that was agreed to.
+struct Trusted(Subject);
+
+/// A request that policy allows.
+struct Allowed {
+    subject: Subject,
+    request: Request,
+    decision: Decision,
+}
+
+/// A request that policy allows, with whatever answer of a person that took.
+struct Approved(Allowed);
+
+/// What leaves through the socket: the head and the values it announces.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// Everything but the values.
+    pub(crate) head: GrantHead,
+    /// The values, in the order of the head.
+    pub(crate) values: Vec<SharedValue>,
+}
+
+/// Serves `exec`: the secrets of a profile for one process, as a lease.
+pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Delivery, Refusal> {
+    let subject = Subject::of_profile(broker, &ask)?;
+    let permit = permit(broker, peer, Right::Use, subject, &ask, true)?;
+
+    let fetched = broker.stores.fetch(&permit, &sign_in_of(&ask), &ask).await;
+    let found = fetched.inspect_err(|refusal| end_unused(broker, &permit, LeaseEnd::NotFetched, refusal))?;
+
+    peer.look_again().map_err(Refusal::from).inspect_err(|r| end_unused(broker, &permit, LeaseEnd::NotDelivered, r))?;
+    if let Some(lease) = &permit.lease {
+        broker.leases.begin(lease.clone(), peer.pidfd());
+    }
+    broker.count_grant();
+    Ok(answer(&permit, found))
+}
+
+/// Takes a request through every step before fetching. With `leased` a lease starts in the same record.
+///
+/// # Errors
+/// Untrusted, denied, approval needed, not recorded: in this order.
+pub(crate) fn permit(
+    broker: &Broker,
+    peer: &Peer,
+    right: Right,
+    subject: Subject,
+    ask: &Ask,
+    leased: bool,
+) -> Result<Permit, Refusal> {
+    let trusted = trust(broker, subject)?;
+    let allowed = decide(broker, peer, right, trusted, ask)?;
+    let approved = approve(allowed)?;
+    record(broker, approved, leased)
+}
+
+/// Lets through what needs no manifest, and manifests whose bytes were agreed to in this directory.
+fn trust(broker: &Broker, subject: Subject) -> Result<Trusted, Refusal> {
+    if let Some(project) = &subject.project {
+        let pin = Trust::pin_of(&project.path, &project.text)?;
+        if !broker.trust.holds(&pin) {
+            return Err(Refusal::Untrusted(project.path.clone()));
+        }
+    }
+    Ok(Trusted(subject))
+}
+
+/// Asks policy. A denial is on record before it is told.
+fn decide(broker: &Broker, peer: &Peer, right: Right, trusted: Trusted, ask: &Ask) -> Result<Allowed, Refusal> {
+    let Trusted(subject) = trusted;
+    let request = request_for(peer, right, &subject, ask);
+    let decision = broker.policy.decide(&request);
+    match &decision {
+        Decision::Allow { .. } | Decision::Ask { .. } => Ok(Allowed { subject, request, decision }),
+        Decision::Deny { rule, because } => {
+            let refusal = Refusal::Denied { rule: rule.clone(), because: because.clone() };
+            broker.audit.append(event(&request, decision.clone(), None))?;
+            Err(refusal)
+        }
+    }
+}
+
+/// Gets the answer of a person where policy wants one. Nobody can be asked yet, and silence denies.
+fn approve(allowed: Allowed) -> Result<Approved, Refusal> {
+    match &allowed.decision {
+        Decision::Ask { rule } => Err(Refusal::ApprovalNeeded { rule: rule.clone() }),
+        Decision::Allow { .. } | Decision::Deny { .. } => Ok(Approved(allowed)),
+    }
+}
+
+/// Writes the decision and, where one starts, the lease: one record, complete before anything is fetched.
+fn record(broker: &Broker, approved: Approved, leased: bool) -> Result<Permit, Refusal> {
+    let Approved(Allowed { subject, request, decision }) = approved;
+    let lease = leased.then(|| lease_for(&request, &subject)).transpose()?;
+    broker.audit.append(event(&request, decision, lease.clone()))?;
+    Ok(Permit { subject, lease })
+}
+
+fn answer(permit: &Permit, found: Found) -> Delivery {
+    let subject = &permit.subject;
+    let mut head = GrantHead {
+        lease: permit.lease.as_ref().map(|lease| lease.id.clone()),
+        values: Vec::with_capacity(found.values.len()),
+        settings: Vec::new(),
+        remove: subject.withheld.clone(),
+        notes: found.notes,
+    };
+    if let Some(project) = &subject.project {
+        head.settings = project.manifest.settings.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
+    }
+    head.remove.extend(found.bootstrap.iter().map(|name| (*name).to_owned()));
+    let mut values = Vec::with_capacity(found.values.len());
+    for (name, value) in found.values {
+        head.values.push((name, value.len()));
+        values.push(value);
+    }
+    // What this run sets itself is not taken from it; an optional secret that is missing is not inherited either.
+    head.remove.extend(found.missing);
+    head.remove.retain(|name| !head.values.iter().any(|(set, _)| set == name));
+    Delivery { head, values }
+}
+
+/// Ends a lease that is on record and whose values never left.
+fn end_unused(broker: &Broker, permit: &Permit, how: LeaseEnd, refusal: &Refusal) {
+    if let Some(lease) = &permit.lease {
+        broker.leases.record_end(&lease.id, how, Some(refusal.code()));
+    }
+}
+
+/// Returns the request as policy and audit see it.
+pub(crate) fn request_for(peer: &Peer, right: Right, subject: &Subject, ask: &Ask) -> Request {
+    Request {
+        principal: peer.principal.clone(),
+        right,
+        project: subject.project.as_ref().map(|p| p.manifest.project.name.clone()).unwrap_or_default(),
+        profile: subject.profile.clone(),
+        references: subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect(),
+        argv: ask.argv.clone(),
+        cwd: ask.cwd.clone(),
+        reason: ask.reason.clone(),
+        ttl: subject.ttl,
+    }
+}
+
+/// Decides on a request about the broker itself: leases, lock, status, stop, trust.
+///
+/// # Errors
+/// [`Refusal::Denied`]; the denial is on record.
+pub(crate) fn control(broker: &Broker, peer: &Peer) -> Result<(), Refusal> {
+    let request = Request {
+        principal: peer.principal.clone(),
+        right: Right::Admin,
+        project: String::new(),
+        profile: String::new(),
+        references: Vec::new(),
+        argv: Vec::new(),
+        cwd: PathBuf::new(),
+        reason: None,
+        ttl: std::time::Duration::ZERO,
+    };
+    match broker.policy.decide(&request) {
+        Decision::Allow { .. } => Ok(()),
+        Decision::Ask { rule } => Err(Refusal::ApprovalNeeded { rule }),
+        Decision::Deny { rule, because } => {
+            let decision = Decision::Deny { rule: rule.clone(), because: because.clone() };
+            broker.audit.append(event(&request, decision, None))?;
+            Err(Refusal::Denied { rule, because })
+        }
+    }
+}
+
+fn event(request: &Request, decision: Decision, lease: Option<Lease>) -> Event {
+    Event::Request {
+        principal: Box::new(request.principal.clone()),
+        right: request.right,
+        decision,
+        project: request.project.clone(),
+        profile: request.profile.clone(),
+        references: request.references.clone(),
+        argv: request.argv.clone(),
+        cwd: request.cwd.clone(),
+        reason: request.reason.clone(),
+        lease,
+    }
+}
+
+fn lease_for(request: &Request, subject: &Subject) -> Result<Lease, Refusal> {
+    let mut random = [0; 24];
+    getrandom::fill(&mut random).map_err(|error| Refusal::Malformed(format!("no random bytes: {error}")))?;
+    let started = Timestamp::now();
+    Ok(Lease {
+        id: LeaseId::from_random(random),
+        project: request.project.clone(),
+        profile: request.profile.clone(),
+        names: subject.wanted.iter().filter_map(|wanted| wanted.name.clone()).collect(),
+        argv: request.argv.clone(),
+        process: request.principal.process.clone(),
+        started,
+        expires: started.checked_add(subject.ttl).unwrap_or(Timestamp::MAX),
+    })
+}

@@ -1,0 +1,80 @@
+//! Manifests as requests bring them: parsed once per text and configuration, kept for the next request.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use broker_core::instance::InstanceSettings;
+use broker_core::manifest::{Manifest, Narrowing, parse, parse_local};
+use broker_protocol::message::ManifestBytes;
+use broker_providers::registry::KINDS;
+
+use crate::config::Config;
+use crate::refusal::Refusal;
+
+/// How many parsed manifests are kept.
+const MAX_KEPT: usize = 64;
+
+/// A manifest at its place, parsed, with the configuration it was read under.
+#[derive(Debug)]
+pub(crate) struct Project {
+    /// The path of its `broker.toml`.
+    pub(crate) path: PathBuf,
+    /// Its text, as trust compares it.
+    pub(crate) text: String,
+    /// What it says.
+    pub(crate) manifest: Manifest,
+    /// What `broker.local.toml` takes away.
+    pub(crate) narrowing: Narrowing,
+}
+
+impl Project {
+    /// Returns the settings of an instance that this project can name.
+    pub(crate) fn instance(&self, name: &str, config: &Config) -> Option<InstanceSettings> {
+        config.instance(name).or_else(|| self.manifest.providers.get(name).cloned())
+    }
+}
+
+/// The manifests parsed so far.
+#[derive(Default)]
+pub(crate) struct Projects {
+    kept: Mutex<HashMap<PathBuf, Kept>>,
+}
+
+struct Kept {
+    local: Option<String>,
+    config: Arc<Config>,
+    project: Arc<Project>,
+}
+
+impl Projects {
+    /// Parses a manifest, or returns it as it was parsed for these very bytes.
+    pub(crate) fn parse(&self, bytes: ManifestBytes, config: &Arc<Config>) -> Result<Arc<Project>, Refusal> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = kept.get(&bytes.path) {
+            let same = known.project.text == bytes.text && known.local == bytes.local && Arc::ptr_eq(&known.config, config);
+            if same {
+                return Ok(known.project.clone());
+            }
+        }
+        drop(kept);
+        let project = Arc::new(read(&bytes, config)?);
+        kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= MAX_KEPT {
+            kept.clear();
+        }
+        kept.insert(bytes.path, Kept { local: bytes.local, config: config.clone(), project: project.clone() });
+        Ok(project)
+    }
+}
+
+fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
+    let shown = |name: &str| bytes.path.file_name().map_or(name.to_owned(), |file| file.to_string_lossy().into_owned());
+    let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.kind).collect();
+    let manifest = parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
+    let narrowing = match &bytes.local {
+        Some(local) => parse_local("broker.local.toml", local).map_err(Refusal::Text)?,
+        None => Narrowing::default(),
+    };
+    Ok(Project { path: bytes.path.clone(), text: bytes.text.clone(), manifest, narrowing })
+}

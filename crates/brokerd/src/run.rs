@@ -1,0 +1,135 @@
+//! The life of the daemon process: harden, listen, serve, stop.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use broker_protocol::place::{Place, PlaceError};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::broker::Broker;
+use crate::detach;
+use crate::directories::Directories;
+use crate::harden::harden;
+use crate::listen::{ListenError, Listening, listen};
+use crate::server::serve;
+
+/// Why the daemon does not serve.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("{0}")]
+    Place(#[from] PlaceError),
+    #[error("{0}")]
+    Listen(#[from] ListenError),
+    #[error("`HOME` is not set to an absolute path")]
+    NoHome,
+    #[error("the process cannot be protected: {0}")]
+    Harden(std::io::Error),
+    #[error("the runtime cannot be started: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Runs the first stage: starts the daemon proper and ends.
+pub(crate) fn start() -> ExitCode {
+    match detach::start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            detach::report(&format!("error: brokerd cannot be started: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until told to stop. Detached, readiness or failure is reported as one line on standard output.
+pub(crate) fn run(detached: bool) -> ExitCode {
+    if detached {
+        detach::begin_session();
+    } else {
+        log_to_stderr();
+    }
+    match prepare() {
+        Ok((listening, runtime, directories)) => {
+            let report = |line: &str| if detached { detach::report(line) } else { tracing::info!("{line}") };
+            runtime.block_on(live(listening, &directories, report));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let hint = match &error {
+                StartError::Place(error) => format!(" ({})", error.hint()),
+                _ => String::new(),
+            };
+            let line = format!("error: {error}{hint}");
+            if detached {
+                detach::report(&line);
+            } else {
+                complain(&line);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare() -> Result<(Listening, tokio::runtime::Runtime, Directories), StartError> {
+    harden().map_err(StartError::Harden)?;
+    let directories = Directories::from_environment().ok_or(StartError::NoHome)?;
+    let place = Place::find()?;
+    let listening = listen(&place)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    Ok((listening, runtime.map_err(StartError::Runtime)?, directories))
+}
+
+async fn live(listening: Listening, directories: &Directories, report: impl FnOnce(&str)) {
+    let Listening { listener, lock } = listening;
+    let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(std::path::Path::to_owned));
+    let listener = match UnixListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return report(&format!("error: the socket cannot be served: {error}")),
+    };
+    let broker = Broker::new(directories);
+    broker.begin();
+    report("ready");
+    let signals = broker.clone();
+    tokio::spawn(async move {
+        if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+            signals.stop("signal");
+        }
+    });
+    serve(listener, broker.clone()).await;
+    broker.end(broker.stopped().await);
+    // Under the lock, so that the socket which is removed is this daemon's and no successor's.
+    if let Some(socket) = socket {
+        let _ = std::fs::remove_file(socket);
+    }
+    drop(lock);
+}
+
+/// Logs to standard error what `BROKER_LOG` asks for, of our own crates only: libraries log what they send and receive.
+fn log_to_stderr() {
+    let level = std::env::var("BROKER_LOG").ok().filter(|level| level.chars().all(char::is_alphabetic));
+    let level = level.unwrap_or_else(|| "info".to_owned());
+    let ours = ["brokerd", "broker_core", "broker_policy", "broker_protocol", "broker_providers"];
+    let filter = ours.map(|name| format!("{name}={level}")).join(",");
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("off"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// Prints a line and succeeds.
+pub(crate) fn say(line: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Says how this program is used.
+pub(crate) fn usage() -> ExitCode {
+    complain("brokerd is started by `broker` when it is needed; to watch it work: broker daemon run");
+    ExitCode::from(2)
+}
+
+fn complain(line: &str) {
+    // Standard error may be gone; there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

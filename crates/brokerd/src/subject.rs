@@ -1,0 +1,165 @@
+//! What a request is about, once its words are resolved: which secrets, in which project, for how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_core::generate::Generate;
+use broker_core::instance::InstanceSettings;
+use broker_core::manifest::Wish;
+use broker_core::reference::{SecretRef, Version};
+use broker_core::reserved::is_variable_name;
+use broker_core::suggest::nearest;
+use broker_protocol::message::Ask;
+
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::project::Project;
+use crate::refusal::Refusal;
+
+/// One secret that a request is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// The variable, for secrets of a manifest.
+    pub(crate) name: Option<String>,
+    /// Where its value is.
+    pub(crate) reference: SecretRef,
+    /// Whether nothing runs without it.
+    pub(crate) required: bool,
+    /// How the embedded store makes it on first use.
+    pub(crate) generate: Option<Generate>,
+    /// What it is for.
+    pub(crate) description: Option<String>,
+}
+
+/// What a request is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    /// The project; none for requests outside any.
+    pub(crate) project: Option<Arc<Project>>,
+    /// The configuration in force.
+    pub(crate) config: Arc<Config>,
+    /// The profile that applies; empty where none was selected.
+    pub(crate) profile: String,
+    /// The secrets, ordered by name.
+    pub(crate) wanted: Vec<Wanted>,
+    /// Names of the manifest that a child must not have.
+    pub(crate) withheld: Vec<String>,
+    /// How long a grant may last at most.
+    pub(crate) ttl: Duration,
+}
+
+impl Subject {
+    /// Resolves a request about a profile of the manifest.
+    pub(crate) fn of_profile(broker: &Broker, ask: &Ask) -> Result<Self, Refusal> {
+        let (project, config) = context(broker, ask)?;
+        let project = project.ok_or(Refusal::NoManifest)?;
+        let wish = Wish {
+            profile: ask.profile.clone(),
+            only: ask.only.clone(),
+            except: ask.except.clone(),
+            ttl: ask.ttl_ms.map(Duration::from_millis),
+            narrowing: project.narrowing.clone(),
+        };
+        let selection = project.manifest.select(&wish)?;
+        let wanted = selection.secrets.iter().map(|(name, secret)| Wanted {
+            name: Some((*name).to_owned()),
+            reference: secret.reference.clone(),
+            required: secret.required,
+            generate: secret.generate,
+            description: secret.description.clone(),
+        });
+        Ok(Self {
+            wanted: wanted.collect(),
+            withheld: selection.withheld.iter().map(|name| (*name).to_owned()).collect(),
+            profile: selection.profile,
+            ttl: selection.ttl,
+            project: Some(project.clone()),
+            config,
+        })
+    }
+
+    /// Resolves a request about one secret: a name of the manifest, or a reference.
+    pub(crate) fn of_target(broker: &Broker, ask: &Ask, target: &str) -> Result<Self, Refusal> {
+        let (project, config) = context(broker, ask)?;
+        let listed = project.as_ref().and_then(|p| p.manifest.secrets.get_key_value(target));
+        let wanted = match (listed, target.parse::<SecretRef>()) {
+            (Some((name, secret)), _) => Wanted {
+                name: Some(name.clone()),
+                reference: secret.reference.clone(),
+                required: true,
+                generate: secret.generate,
+                description: secret.description.clone(),
+            },
+            (None, Ok(reference)) => Wanted { name: None, reference, required: true, generate: None, description: None },
+            (None, Err(_)) => return Err(unknown(project.as_deref(), target)),
+        };
+        let subject = Self {
+            project,
+            config,
+            profile: String::new(),
+            wanted: vec![wanted],
+            withheld: Vec::new(),
+            ttl: Duration::ZERO,
+        };
+        let instance = &subject.wanted[0].reference.instance;
+        match subject.instance(instance) {
+            Some(_) => Ok(subject.without_idle_project()),
+            None => Err(Refusal::UnknownInstance(instance.clone())),
+        }
+    }
+
+    /// Resolves a request about an instance as such.
+    pub(crate) fn of_instance(broker: &Broker, ask: &Ask, instance: &str) -> Result<Self, Refusal> {
+        let (project, config) = context(broker, ask)?;
+        let subject = Self {
+            project,
+            config,
+            profile: String::new(),
+            wanted: Vec::new(),
+            withheld: Vec::new(),
+            ttl: Duration::ZERO,
+        };
+        match subject.instance(instance) {
+            Some(_) if subject.config.instance(instance).is_some() => Ok(Self { project: None, ..subject }),
+            Some(_) => Ok(subject),
+            None => Err(Refusal::UnknownInstance(instance.to_owned())),
+        }
+    }
+
+    /// Returns the settings of an instance, of the configuration first, then of the manifest.
+    pub(crate) fn instance(&self, name: &str) -> Option<InstanceSettings> {
+        match &self.project {
+            Some(project) => project.instance(name, &self.config),
+            None => self.config.instance(name),
+        }
+    }
+
+    /// Fails for a reference that names a part or an old version of a secret, which cannot be written.
+    pub(crate) fn whole(&self) -> Result<&SecretRef, Refusal> {
+        match self.wanted.as_slice() {
+            [Wanted { reference, .. }] if reference.field.is_empty() && reference.version == Version::Current => Ok(reference),
+            [Wanted { reference, .. }, ..] => Err(Refusal::NotWhole(reference.to_string())),
+            [] => Err(Refusal::Malformed("nothing is named".into())),
+        }
+    }
+
+    /// Drops a project that plays no part: a reference of a configured instance needs no manifest and no trust in one.
+    fn without_idle_project(self) -> Self {
+        let Wanted { name, reference, .. } = &self.wanted[0];
+        let needed = name.is_some() || self.config.instance(&reference.instance).is_none();
+        Self { project: self.project.clone().filter(|_| needed), ..self }
+    }
+}
+
+fn context(broker: &Broker, ask: &Ask) -> Result<(Option<Arc<Project>>, Arc<Config>), Refusal> {
+    let config = broker.config.current().map_err(Refusal::Text)?;
+    let project = ask.manifest.clone().map(|bytes| broker.projects.parse(bytes, &config)).transpose()?;
+    Ok((project, config))
+}
+
+fn unknown(project: Option<&Project>, target: &str) -> Refusal {
+    let names = project.into_iter().flat_map(|p| p.manifest.secrets.keys().map(String::as_str));
+    // A target that has not the shape of a name may be a value in the wrong place.
+    let name = if is_variable_name(target) { target } else { "(not a name)" };
+    Refusal::UnknownTarget { name: name.to_owned(), nearest: nearest(name, names).map(str::to_owned) }
+}
