@@ -64,7 +64,9 @@ impl Leases {
     /// Waits for the process to end and ends its leases.
     async fn watch(self: Arc<Self>, process: ProcessId, pidfd: Arc<OwnedFd>) {
         let ended = async {
-            let pidfd = AsyncFd::with_interest(pidfd.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
+            let owned = pidfd.as_fd().try_clone_to_owned()?;
+            #[expect(deprecated, reason = "unsound only for a type whose descriptor changes; that of an `OwnedFd` does not")]
+            let pidfd = AsyncFd::with_interest(owned, Interest::READABLE)?;
             pidfd.readable().await.map(drop)
         };
         if let Err(error) = ended.await {
@@ -72,7 +74,9 @@ impl Leases {
             tracing::error!(%error, "a process cannot be watched; its leases end now");
         }
         let ids = self.lock().by_process.remove(&process).unwrap_or_default();
-        ids.into_iter().for_each(|id| drop(self.end(&id, LeaseEnd::Exit, None)));
+        for id in ids {
+            self.end(&id, LeaseEnd::Exit, None);
+        }
     }
 
     /// Ends one lease; tells whether it was live.
@@ -136,7 +140,9 @@ impl Leases {
                 let due: Vec<LeaseId> = due.map(|(_, id)| id.clone()).collect();
                 (due, state.by_expiry.keys().find(|(ends, _)| *ends > now).map(|(ends, _)| *ends))
             };
-            due.iter().for_each(|id| drop(self.end(id, LeaseEnd::Expired, None)));
+            for id in due {
+                self.end(&id, LeaseEnd::Expired, None);
+            }
             match next {
                 Some(ends) => {
                     let nap = (ends - now).min(TICK);
