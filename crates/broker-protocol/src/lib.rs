@@ -1,5 +1,9 @@
-//! What crosses the socket, and the two ends' meeting place.
+//! What crosses the socket, the two ends' meeting place, and the blocking client.
 #![forbid(unsafe_code)]
 
+pub mod client;
+mod http;
 pub mod message;
 pub mod place;
+pub mod seal;
+pub mod start;
