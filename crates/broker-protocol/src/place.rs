@@ -163,7 +163,7 @@ fn check(path: &Path, dir: &OwnedFd, uid: u32, forbidden: u32) -> Result<(), Pla
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
