@@ -1,0 +1,3 @@
+//! The specifications: what the two programs do, seen from outside.
+
+mod harness;

@@ -1,0 +1,14 @@
+//! Who runs the tests. Half of the negative tests can't fail correctly as root, so `cargo xtask test` runs the
+//! specifications twice on a machine where it is root.
+
+/// Tells whether this is root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Returns the effective user id.
+#[must_use]
+pub fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
