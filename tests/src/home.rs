@@ -22,7 +22,8 @@ use crate::run::{Run, write_private};
 /// A home with nothing in it.
 pub struct Home {
     root: TempDir,
-    passphrase: PathBuf,
+    programs: PathBuf,
+    passphrase: String,
 }
 
 impl Default for Home {
@@ -32,20 +33,34 @@ impl Default for Home {
 }
 
 impl Home {
-    /// Makes the directories, each private.
+    /// Makes the directories, each private, for the programs under test.
+    ///
+    /// # Panics
+    /// When the file system refuses or the programs are not built.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_programs(&programs::directory())
+    }
+
+    /// Makes the directories for the programs in a certain place.
     ///
     /// # Panics
     /// When the file system refuses.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn with_programs(programs: &Path) -> Self {
         let root = tempfile::Builder::new().prefix("bt-").tempdir().expect("a temporary directory can be made");
-        let home = Self { passphrase: root.path().join("passphrase"), root };
+        let home = Self { passphrase: canary::word("passphrase"), root, programs: programs.to_owned() };
         for dir in [home.path(), home.config(), home.data(), home.state(), home.runtime(), home.projects()] {
             fs::create_dir_all(&dir).expect("a directory can be made");
             fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).expect("a mode can be set");
         }
-        write_private(&home.passphrase, canary::word("passphrase").as_bytes());
         home
+    }
+
+    /// Returns the directory that everything of this home lies in.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.root.path()
     }
 
     /// Returns `$HOME`.
@@ -96,9 +111,9 @@ impl Home {
         self.state().join("broker/audit.jsonl")
     }
 
-    /// Returns the file that holds the passphrase of the embedded store. It lies outside `$HOME`.
+    /// Returns the passphrase of the embedded store, which is nowhere on the disk.
     #[must_use]
-    pub fn passphrase(&self) -> &Path {
+    pub fn passphrase(&self) -> &str {
         &self.passphrase
     }
 
@@ -118,11 +133,10 @@ impl Home {
     /// Prepares a program in this home's environment, with `$HOME` as its working directory.
     #[must_use]
     pub fn run(&self, program: impl AsRef<OsStr>) -> Run {
-        let bin = programs::directory();
         Run::new(program)
             .cwd(&self.path())
             .env("HOME", self.path())
-            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bin.display()))
+            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", self.programs.display()))
             .env("LANG", "C.UTF-8")
             .env("XDG_CONFIG_HOME", self.config())
             .env("XDG_DATA_HOME", self.data())
@@ -133,7 +147,7 @@ impl Home {
     /// Prepares `broker ARG...`.
     #[must_use]
     pub fn broker<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
-        self.run(programs::directory().join("broker")).args(args)
+        self.run(self.programs.join("broker")).args(args)
     }
 
     /// Prepares `broker ARG...` with the passphrase of the embedded store on a descriptor.

@@ -14,6 +14,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FileType, Mode};
+use tempfile::TempDir;
+
 use crate::process::{self, Pid};
 
 /// Longest life of a run unless it says otherwise.
@@ -28,7 +31,7 @@ pub struct Run {
     environment: BTreeMap<OsString, OsString>,
     directory: PathBuf,
     stdin: Input,
-    passphrase: Option<PathBuf>,
+    descriptor_3: Option<Vec<u8>>,
     deadline: Duration,
 }
 
@@ -50,7 +53,7 @@ impl Run {
             environment: BTreeMap::new(),
             directory: PathBuf::from("/"),
             stdin: Input::Empty,
-            passphrase: None,
+            descriptor_3: None,
             deadline: DEADLINE,
         }
     }
@@ -106,10 +109,10 @@ impl Run {
         self
     }
 
-    /// Opens `file` as its descriptor 3.
+    /// Gives it these bytes on descriptor 3.
     #[must_use]
-    pub fn descriptor_3(mut self, file: &Path) -> Self {
-        self.passphrase = Some(file.to_owned());
+    pub fn descriptor_3(mut self, bytes: &str) -> Self {
+        self.descriptor_3 = Some(bytes.as_bytes().to_vec());
         self
     }
 
@@ -120,13 +123,13 @@ impl Run {
         self
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, fifo: Option<&Path>) -> Command {
         // `setsid` as a child that leads no group changes nothing but the session and becomes the program in place, so
         // the pid is the program's; without a terminal no prompt can reach the person who runs the tests.
         let mut command = Command::new("/usr/bin/setsid");
-        if let Some(file) = &self.passphrase {
+        if let Some(fifo) = fifo {
             let script = "f=$1; shift; exec \"$@\" 3<\"$f\"";
-            command.args(["/bin/sh", "-c", script, "sh"]).arg(file);
+            command.args(["/bin/sh", "-c", script, "sh"]).arg(fifo);
         }
         command.args(&self.before).arg(&self.program).args(&self.args);
         command.env_clear().envs(&self.environment).current_dir(&self.directory);
@@ -138,8 +141,9 @@ impl Run {
     /// # Panics
     /// When it can't be started at all.
     #[must_use]
-    pub fn start(self) -> Running {
-        let mut command = self.command();
+    pub fn start(mut self) -> Running {
+        let fifo = self.descriptor_3.take().map(Fifo::of);
+        let mut command = self.command(fifo.as_ref().map(|f| f.path.as_path()));
         let stdin = if matches!(self.stdin, Input::Empty) { Stdio::null() } else { Stdio::piped() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let began = Instant::now();
@@ -152,7 +156,17 @@ impl Run {
             // A program may end without reading its input; that is no failure of the harness.
             thread::spawn(move || pipe.map(|mut p| p.write_all(&bytes)));
         }
-        Running { child, stdin, stdout, stderr, began, end: began + self.deadline, what: self.program, ended: false }
+        Running {
+            child,
+            stdin,
+            stdout,
+            stderr,
+            began,
+            end: began + self.deadline,
+            what: self.program,
+            ended: false,
+            _fifo: fifo,
+        }
     }
 
     /// Runs it to its end.
@@ -172,6 +186,26 @@ impl Run {
         let outcome = self.run();
         outcome.expect_code(0);
         outcome
+    }
+}
+
+/// A named pipe that gives its bytes to whoever opens it. Unlike an inherited pipe it can't end up in a program that
+/// another thread starts at the same time, and unlike a file it puts nothing on the disk.
+struct Fifo {
+    path: PathBuf,
+    _directory: TempDir,
+}
+
+impl Fifo {
+    fn of(bytes: Vec<u8>) -> Self {
+        let directory = tempfile::Builder::new().prefix("bf-").tempdir().expect("a temporary directory can be made");
+        let path = directory.path().join("3");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .expect("a fifo can be made");
+        let to = path.clone();
+        // Opening blocks until the other side opens too.
+        thread::spawn(move || File::options().write(true).open(to).and_then(|mut f| f.write_all(&bytes)));
+        Self { path, _directory: directory }
     }
 }
 
@@ -201,6 +235,7 @@ pub struct Running {
     end: Instant,
     what: OsString,
     ended: bool,
+    _fifo: Option<Fifo>,
 }
 
 impl Running {
