@@ -1,1 +1,21 @@
+//! The stores that secrets are read from and written to.
+//!
+//! A provider is one file and one row in [`registry`]. Wrappers such as [`cached`] are providers themselves.
+#![forbid(unsafe_code)]
 
+mod aws_answer;
+mod aws_http;
+mod aws_sign_in;
+pub mod aws_sm;
+pub mod cached;
+mod clock;
+pub mod contract;
+mod field;
+mod flight;
+pub mod local;
+mod local_crypto;
+mod local_key;
+pub mod provider;
+pub mod registry;
+pub mod resolve;
+mod words;

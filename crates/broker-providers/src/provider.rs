@@ -189,7 +189,12 @@ pub trait Provider: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Denied, unavailable and the like; [`ErrorKind::Unsupported`] for a reference that names a version.
-    async fn put(&self, reference: &SecretRef, value: SecretValue, deadline: Instant) -> Result<Option<String>, ProviderError>;
+    async fn put(
+        &self,
+        reference: &SecretRef,
+        value: SecretValue,
+        deadline: Instant,
+    ) -> Result<Option<String>, ProviderError>;
 
     /// Removes a secret with all its versions.
     ///

@@ -1,0 +1,294 @@
+//! The kinds of providers, one row each, and the instances that are open.
+//!
+//! A provider is opened for one instance, its settings and the identity of whoever asks: the digest of the sign-in
+//! variables that its kind reads is part of the key, so one identity never gets what another one fetched. A new kind is
+//! one file, its `mod` line and one row of [`KINDS`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use broker_core::instance::InstanceSettings;
+use broker_core::sign_in::SignIn;
+
+use crate::aws_http::Transport;
+use crate::aws_sm;
+use crate::cached::Cached;
+use crate::local::LocalStore;
+use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
+use crate::resolve::Opened;
+
+/// How many providers stay open; the least recently used one goes first.
+const MAX_OPEN: usize = 256;
+
+/// One kind of provider: what it is called, what it reads and how it is opened.
+#[derive(Debug)]
+pub struct Kind {
+    /// The name in `kind = "..."`.
+    pub kind: &'static str,
+    /// The scheme of its default instance.
+    pub scheme: &'static str,
+    /// The keys of an instance that it understands, besides `kind`.
+    pub keys: &'static [&'static str],
+    /// The caller's variables that it reads. They are part of the identity.
+    pub sign_in_env: &'static [&'static str],
+    /// Credentials among them, which a child must not inherit.
+    pub bootstrap_env: &'static [&'static str],
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// Whether fetched values are held for the instance's `ttl`. Not for a store that is at hand anyway.
+    pub cached: bool,
+    /// Opens an instance for one identity. Quick, and reaches nobody: sign-in happens with the first request.
+    pub open: fn(&Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError>,
+}
+
+/// The keys that instances of every cached kind understand.
+macro_rules! with_timing {
+    ($($key:literal),*) => { &[$($key,)* "ttl", "negative-ttl", "max-stale", "timeout"] };
+}
+
+/// Every kind of provider there is.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        kind: "aws-secrets-manager",
+        scheme: "aws-sm",
+        keys: with_timing!["region", "profile", "assume-role", "endpoint", "endpoint-sts"],
+        sign_in_env: aws_sm::SIGN_IN_ENV,
+        bootstrap_env: aws_sm::BOOTSTRAP_ENV,
+        capabilities: aws_sm::CAPABILITIES,
+        cached: true,
+        open: aws_sm::open,
+    },
+    Kind {
+        kind: "local",
+        scheme: "local",
+        keys: &["timeout"],
+        sign_in_env: &[],
+        bootstrap_env: &[],
+        capabilities: crate::local::CAPABILITIES,
+        cached: false,
+        open: crate::local::open,
+    },
+];
+
+impl Kind {
+    /// Finds a kind by its name.
+    #[must_use]
+    pub fn named(kind: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|row| row.kind == kind)
+    }
+
+    /// Finds the kind whose default instance has this scheme.
+    #[must_use]
+    pub fn of_scheme(scheme: &str) -> Option<&'static Self> {
+        KINDS.iter().find(|row| row.scheme == scheme)
+    }
+
+    /// Returns the keys that `settings` says and this kind does not understand.
+    #[must_use]
+    pub fn foreign_keys(&self, settings: &InstanceSettings) -> Vec<&'static str> {
+        // Taken apart by name, so that a new key cannot be forgotten here.
+        let InstanceSettings {
+            kind: _,
+            region,
+            profile,
+            assume_role,
+            endpoint,
+            endpoint_sts,
+            ttl,
+            negative_ttl,
+            max_stale,
+            timeout,
+        } = settings;
+        let said = [
+            ("region", region),
+            ("profile", profile),
+            ("assume-role", assume_role),
+            ("endpoint", endpoint),
+            ("endpoint-sts", endpoint_sts),
+            ("ttl", ttl),
+            ("negative-ttl", negative_ttl),
+            ("max-stale", max_stale),
+            ("timeout", timeout),
+        ];
+        said.into_iter()
+            .filter(|(key, value)| value.is_some() && !self.keys.contains(key))
+            .map(|(key, _)| key)
+            .collect()
+    }
+}
+
+/// What a row's `open` gets.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    /// The instance's name.
+    pub instance: &'a str,
+    /// Its settings, addresses checked.
+    pub settings: &'a InstanceSettings,
+    /// The caller's variables, only those that the kind reads.
+    pub sign_in: SignIn,
+    /// Counts the requests that are sent to the manager.
+    pub calls: Arc<AtomicU64>,
+    /// What all instances share.
+    pub shared: &'a Shared,
+}
+
+/// What all instances share: the connections and the embedded store.
+#[derive(Debug)]
+pub struct Shared {
+    pub(crate) transport: Transport,
+    pub(crate) local: LocalStore,
+}
+
+/// What the registry needs to know of the machine.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The directory of the embedded store, such as `~/.local/share/broker`.
+    pub data_dir: PathBuf,
+    /// Whether the keyring of the operating system may be used.
+    pub keyring: bool,
+}
+
+/// The open instances of all identities.
+pub struct Registry {
+    shared: Shared,
+    open: Mutex<OpenSet>,
+}
+
+#[derive(Default)]
+struct OpenSet {
+    providers: HashMap<Key, Open>,
+    calls: HashMap<String, Arc<AtomicU64>>,
+    /// Rises with every use: the order of use.
+    uses: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    instance: String,
+    settings: InstanceSettings,
+    identity: [u8; 32],
+}
+
+struct Open {
+    opened: Opened,
+    cached: Option<Arc<Cached>>,
+    last_use: u64,
+}
+
+impl Registry {
+    /// Returns a registry with nothing open. Touches neither disk nor network.
+    #[must_use]
+    pub fn new(context: Context) -> Self {
+        let local = LocalStore::new(context.data_dir, context.keyring);
+        Self { shared: Shared { transport: Transport::default(), local }, open: Mutex::default() }
+    }
+
+    /// Opens `instance` for the identity of `sign_in`, or returns it as it is already open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a kind, a key or a value of `settings` that makes no sense.
+    pub fn open(&self, instance: &str, settings: &InstanceSettings, sign_in: &SignIn) -> Result<Opened, ProviderError> {
+        let refuse = |cause: String, hint: Option<String>| ProviderError {
+            kind: ErrorKind::Unsupported,
+            instance: instance.to_owned(),
+            reference: None,
+            cause,
+            hint,
+            retry: Retry::Never,
+        };
+        let Some(kind) = Kind::named(&settings.kind) else {
+            let kinds: Vec<_> = KINDS.iter().map(|row| format!("`{}`", row.kind)).collect();
+            return Err(refuse(
+                format!("there is no kind `{}`", settings.kind),
+                Some(format!("kinds are {}", kinds.join(", "))),
+            ));
+        };
+        if let Some(key) = kind.foreign_keys(settings).first() {
+            let keys = format!("keys of this kind are {}", kind.keys.join(", "));
+            return Err(refuse(format!("kind `{}` has no key `{key}`", kind.kind), Some(keys)));
+        }
+        settings.check_addresses().map_err(|error| refuse(error.to_string(), None))?;
+        let timing = settings.timing().map_err(|error| refuse(error.to_string(), None))?;
+        let sign_in = sign_in.only(kind.sign_in_env);
+        let key = Key { instance: instance.to_owned(), settings: settings.clone(), identity: sign_in.digest() };
+
+        let mut open = self.lock();
+        open.uses += 1;
+        let now = open.uses;
+        if let Some(known) = open.providers.get_mut(&key) {
+            known.last_use = now;
+            return Ok(known.opened.clone());
+        }
+        let calls = Arc::clone(open.calls.entry(instance.to_owned()).or_default());
+        let provider = (kind.open)(&Opening { instance, settings, sign_in, calls, shared: &self.shared })?;
+        let (provider, cached): (Arc<dyn Provider>, _) = if kind.cached {
+            let cached = Arc::new(Cached::new(instance, provider, timing));
+            (Arc::clone(&cached) as _, Some(cached))
+        } else {
+            (provider, None)
+        };
+        let opened = Opened { provider, timing };
+        if open.providers.len() >= MAX_OPEN {
+            let oldest = open.providers.iter().min_by_key(|(_, entry)| entry.last_use).map(|(key, _)| key.clone());
+            if let Some(gone) = oldest.and_then(|key| open.providers.remove(&key)) {
+                gone.forget();
+            }
+        }
+        open.providers.insert(key, Open { opened: opened.clone(), cached, last_use: now });
+        Ok(opened)
+    }
+
+    /// Returns the embedded store.
+    #[must_use]
+    pub fn local(&self) -> &LocalStore {
+        &self.shared.local
+    }
+
+    /// Forgets values, negatives, sign-ins and keys of every instance. A fetch that is under way answers those who wait
+    /// for it and leaves nothing behind.
+    pub fn forget_all(&self) {
+        let all = std::mem::take(&mut self.lock().providers);
+        for open in all.into_values() {
+            open.forget();
+        }
+        self.shared.local.forget();
+    }
+
+    /// Returns the number of requests sent to managers since the start, by instance, ordered by name.
+    #[must_use]
+    pub fn calls(&self) -> Vec<(String, u64)> {
+        let mut calls: Vec<_> =
+            self.lock().calls.iter().map(|(name, count)| (name.clone(), count.load(Ordering::Relaxed))).collect();
+        calls.sort();
+        calls
+    }
+
+    /// Returns the number of values held in memory.
+    #[must_use]
+    pub fn held_values(&self) -> usize {
+        self.lock().providers.values().filter_map(|open| open.cached.as_ref()).map(|cached| cached.held()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OpenSet> {
+        // Nothing between taking and releasing leaves the set half changed.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn forget(&self) {
+        // The cache passes it on to the provider below. A store without one is shared and outlives this entry.
+        if let Some(cached) = &self.cached {
+            cached.forget();
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("open", &self.lock().providers.len()).finish_non_exhaustive()
+    }
+}

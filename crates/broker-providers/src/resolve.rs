@@ -1,0 +1,146 @@
+//! Turns the references of one run into values: every instance asked once, all of them at the same time.
+//!
+//! References are grouped by instance and stripped of their `#field`s, so that ten fields of one secret are one fetch.
+//! Each instance has its own deadline; a slow one delays nobody's answer but its own. There is exactly one result per
+//! reference, in their order, so that every problem of a manifest is reported together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use broker_core::instance::Timing;
+use broker_core::reference::SecretRef;
+use broker_core::secret::SharedValue;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::field::Document;
+use crate::provider::{ErrorKind, FetchOptions, Fetched, Provider, ProviderError, Retry};
+
+/// An instance ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The provider, cache included.
+    pub provider: Arc<dyn Provider>,
+    /// The durations of its instance.
+    pub timing: Timing,
+}
+
+/// How the references are fetched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResolveOptions {
+    /// Ask the managers even for what is held (`--refresh`).
+    pub refresh: bool,
+    /// Never ask a manager (`--offline`).
+    pub offline: bool,
+    /// When the caller gives up, if before an instance's own `timeout`.
+    pub deadline: Option<Instant>,
+}
+
+/// The value of one reference.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Its bytes: the whole secret or the field.
+    pub value: SharedValue,
+    /// The manager's id of the version that was served, where it has one.
+    pub version: Option<String>,
+    /// When the manager answered.
+    pub fetched_at: Instant,
+    /// Set when it is older than its `ttl` and served because the manager is away.
+    pub stale: bool,
+}
+
+/// Fetches `references`; `open` turns the name of an instance into its provider and is called once per instance.
+///
+/// The result at each place belongs to the reference at that place. Nothing outlives the instance's `timeout`.
+pub async fn resolve(
+    references: &[SecretRef],
+    options: ResolveOptions,
+    open: impl Fn(&str) -> Result<Opened, ProviderError>,
+) -> Vec<Result<Resolved, ProviderError>> {
+    let mut instances: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, reference) in references.iter().enumerate() {
+        instances.entry(&reference.instance).or_default().push(place);
+    }
+    let asked = instances.into_iter().map(|(instance, places)| {
+        let opened = open(instance);
+        async move {
+            let results = match opened {
+                Ok(opened) => fetch_from(&opened, references, &places, options).await,
+                Err(error) => places.iter().map(|place| Err(about(error.clone(), references.get(*place)))).collect(),
+            };
+            places.into_iter().zip(results).collect::<Vec<_>>()
+        }
+    });
+    let mut placed: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    placed.sort_unstable_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Fetches what stands at `places` from one instance, each whole secret once. One result per place, in order.
+async fn fetch_from(
+    opened: &Opened,
+    references: &[SecretRef],
+    places: &[usize],
+    options: ResolveOptions,
+) -> Vec<Result<Resolved, ProviderError>> {
+    let mut wholes: Vec<SecretRef> = Vec::with_capacity(places.len());
+    let mut known: HashMap<SecretRef, usize> = HashMap::with_capacity(places.len());
+    let wanted: Vec<(&SecretRef, usize)> = places
+        .iter()
+        .filter_map(|place| references.get(*place))
+        .map(|reference| {
+            let whole = reference.whole();
+            let at = *known.entry(whole).or_insert_with_key(|whole| {
+                wholes.push(whole.clone());
+                wholes.len() - 1
+            });
+            (reference, at)
+        })
+        .collect();
+    let own = Instant::now() + opened.timing.timeout;
+    let deadline = options.deadline.map_or(own, |given| given.min(own));
+    let fetched = opened
+        .provider
+        .fetch(&wholes, FetchOptions { deadline, refresh: options.refresh, offline: options.offline })
+        .await;
+    let mut documents: HashMap<usize, Document<'_>> = HashMap::new();
+    wanted
+        .into_iter()
+        .map(|(reference, at)| match fetched.get(at) {
+            Some(Ok(whole)) if reference.field.is_empty() => Ok(resolved(whole, Arc::clone(&whole.value))),
+            Some(Ok(whole)) => {
+                // Opened to find the field; only the field's bytes are copied, into a value of their own.
+                let document = documents.entry(at).or_insert_with(|| Document::read(whole.value.expose()));
+                match document.pick(&reference.field) {
+                    Ok(value) => Ok(resolved(whole, Arc::new(value))),
+                    Err(error) => Err(ProviderError {
+                        kind: if error.is_missing() { ErrorKind::NotFound } else { ErrorKind::Malformed },
+                        instance: reference.instance.clone(),
+                        reference: Some(reference.clone()),
+                        cause: error.to_string(),
+                        hint: Some(format!("check the `#field` of `{reference}`, or name the whole secret")),
+                        retry: Retry::Never,
+                    }),
+                }
+            }
+            Some(Err(error)) => Err(about(error.clone(), Some(reference))),
+            None => Err(ProviderError {
+                kind: ErrorKind::Malformed,
+                instance: reference.instance.clone(),
+                reference: Some(reference.clone()),
+                cause: "the provider gave no answer for it".to_owned(),
+                hint: None,
+                retry: Retry::Never,
+            }),
+        })
+        .collect()
+}
+
+fn resolved(whole: &Fetched, value: SharedValue) -> Resolved {
+    Resolved { value, version: whole.version.clone(), fetched_at: whole.fetched_at, stale: whole.stale }
+}
+
+/// Lets an error speak of the reference as it was written, field included.
+fn about(error: ProviderError, reference: Option<&SecretRef>) -> ProviderError {
+    ProviderError { reference: reference.cloned().or(error.reference), ..error }
+}
