@@ -59,7 +59,9 @@ impl CommandError {
             Self::NotExecutable(path) => Some(format!("chmod +x {}", path.display())),
             Self::Directory(_) => None,
             Self::Format(_) => Some("add a first line such as `#!/bin/sh`; no shell is put in between".to_owned()),
-            Self::Interpreter(_) => Some("look at its first line, `#!...`: is it installed, does the line end in a carriage return?".to_owned()),
+            Self::Interpreter(_) => Some(
+                "look at its first line, `#!...`: is it installed, does the line end in a carriage return?".to_owned(),
+            ),
             Self::Refused { .. } => None,
         }
     }

@@ -16,7 +16,19 @@ use crate::plan::{Base, Delivery, Plan};
 
 /// What a `--pristine` child inherits: who and where it is, its terminal and its language. `LC_*` too.
 pub const PRISTINE: &[&str] = &[
-    "COLORTERM", "HOME", "LANG", "LANGUAGE", "LOGNAME", "NO_COLOR", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER",
+    "COLORTERM",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "NO_COLOR",
+    "PATH",
+    "PWD",
+    "SHELL",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "USER",
 ];
 
 /// The variable that tells the child, and a broker inside it, which lease it runs under.

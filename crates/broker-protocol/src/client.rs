@@ -124,11 +124,13 @@ impl ClientError {
             Self::ForeignDaemon { .. } => {
                 Some("set XDG_RUNTIME_DIR to a directory of yours, or run as that user".to_owned())
             }
-            Self::OtherProtocol { .. } => {
-                Some("stop the daemon, the next command starts the one that belongs here: broker daemon stop".to_owned())
-            }
+            Self::OtherProtocol { .. } => Some(
+                "stop the daemon, the next command starts the one that belongs here: broker daemon stop".to_owned(),
+            ),
             Self::Died => Some("run the command again: it starts a new daemon".to_owned()),
-            Self::Silent(_) => Some("see what it does with `broker daemon status`, or end it: broker daemon stop".to_owned()),
+            Self::Silent(_) => {
+                Some("see what it does with `broker daemon status`, or end it: broker daemon stop".to_owned())
+            }
             _ => None,
         }
     }
@@ -192,7 +194,8 @@ impl Connection {
         if theirs != own {
             return Err(ClientError::ForeignDaemon { theirs, own });
         }
-        set_socket_timeout(&stream, Timeout::Recv, Some(ATTEST_WITHIN)).map_err(|error| ClientError::Io(error.into()))?;
+        set_socket_timeout(&stream, Timeout::Recv, Some(ATTEST_WITHIN))
+            .map_err(|error| ClientError::Io(error.into()))?;
         let answer = exchange(&mut stream, "GET", "/v1/attest", None, ATTEST_WITHIN, None)?;
         let daemon = understood(&answer)?;
         Ok(Self { stream, daemon, pid: peer.pid.as_raw_nonzero().get().cast_unsigned(), waiting: None, spent: false })

@@ -1,0 +1,23 @@
+//! `broker lock`: ends every lease and forgets everything held.
+
+use crate::call::Call;
+use crate::report::Outcome;
+use crate::session::Session;
+
+/// End all leases and forget every value, sign-in and passphrase held
+///
+/// The next command fetches anew. Commands that run already keep what they were given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Runs the command.
+pub(crate) fn run(Args {}: Args, call: &Call) -> Outcome {
+    let Some(mut session) = Session::existing(call)? else {
+        call.report.note("no daemon runs, so nothing is held");
+        return Ok(0);
+    };
+    let locked = session.ask(|connection| connection.lock())?;
+    let leases = if locked.leases == 1 { "1 lease".to_owned() } else { format!("{} leases", locked.leases) };
+    call.report.note(&format!("locked: {leases} ended, nothing is held"));
+    Ok(0)
+}

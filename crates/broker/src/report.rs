@@ -1,0 +1,239 @@
+//! From errors to words and exit codes.
+//!
+//! Every word of ours goes to standard error; only what was asked for goes to standard output. A failure is
+//! `error[code]: what happened`, then `hint:` and one way out; several problems are all shown, and the first decides the
+//! code. Text from elsewhere (names, managers' answers, arguments) is shown with its control characters escaped, so
+//! that it can't draw on the terminal.
+
+use std::borrow::Cow;
+use std::io::{IsTerminal as _, Write as _};
+
+use broker_core::code::ErrorCode;
+use broker_protocol::client::{ClientError, Waiting};
+use broker_protocol::message::{Failure, Problem};
+use broker_protocol::place::PlaceError;
+use serde_json::json;
+
+/// Exit code of `exec` when the broker failed or refused.
+pub(crate) const BROKER_FAILED: u8 = 125;
+
+/// Exit code of every other command that failed.
+pub(crate) const FAILED: u8 = 1;
+
+/// Exit code of every other command that was called in a way that makes no sense.
+pub(crate) const USAGE: u8 = 2;
+
+/// A command that failed: what to say and how to exit.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// What went wrong, never empty unless everything was said already.
+    pub problems: Vec<Problem>,
+    /// The exit code, where it is not the ordinary one of the command.
+    pub exit: Option<u8>,
+}
+
+/// A command's result: its exit code.
+pub(crate) type Outcome = Result<u8, Fault>;
+
+impl Fault {
+    /// Makes a fault of one problem.
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { problems: vec![Problem { code, message: message.into(), hint: None, diagnostic: None }], exit: None }
+    }
+
+    /// Adds one way out.
+    pub(crate) fn hint(mut self, hint: impl Into<Option<String>>) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.hint = hint.into();
+        }
+        self
+    }
+
+    /// Sets the exit code.
+    pub(crate) fn exit(mut self, code: u8) -> Self {
+        self.exit = Some(code);
+        self
+    }
+
+    /// Makes a fault that ends the program without another word.
+    pub(crate) fn silent(code: u8) -> Self {
+        Self { problems: Vec::new(), exit: Some(code) }
+    }
+
+    /// Returns the exit code of a command that is not `exec`.
+    pub(crate) fn exit_code(&self) -> u8 {
+        let usage = self.problems.first().is_some_and(|problem| problem.code == ErrorCode::Usage);
+        self.exit.unwrap_or(if usage { USAGE } else { FAILED })
+    }
+}
+
+impl From<ClientError> for Fault {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(Failure { problems, .. }) if !problems.is_empty() => Self { problems, exit: None },
+            error => Self::new(error.code(), error.to_string()).hint(error.hint()),
+        }
+    }
+}
+
+impl From<PlaceError> for Fault {
+    fn from(error: PlaceError) -> Self {
+        ClientError::from(error).into()
+    }
+}
+
+/// How our words are shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    /// Notes are left out.
+    pub quiet: bool,
+    /// Failures are one line of JSON.
+    pub json: bool,
+    /// With colours.
+    pub colour: bool,
+    /// With a line while something takes its time.
+    pub progress: bool,
+}
+
+impl Report {
+    /// Decides by the terminal and by `NO_COLOR`, `CLICOLOR_FORCE`, `CI` (no-color.org, bixense.com/clicolors).
+    pub(crate) fn new(quiet: bool, json: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let colour = !no_colour && (set("CLICOLOR_FORCE") || terminal);
+        Self { quiet, json, colour, progress: terminal && !quiet && !set("CI") }
+    }
+
+    /// Says why a command failed.
+    ///
+    /// With `--json`: `{"error": {"code": CODE, "problems": [{"code", "message", "hint"?, "diagnostic"?}]}}`, one line.
+    pub(crate) fn fault(&self, fault: &Fault) {
+        let Some(first) = fault.problems.first() else { return };
+        if self.json {
+            say(&format!("{}\n", json!({ "error": { "code": first.code, "problems": fault.problems } })));
+            return;
+        }
+        say(&fault.problems.iter().map(|problem| self.problem(problem)).collect::<String>());
+    }
+
+    fn problem(&self, problem: &Problem) -> String {
+        let (red, bold, plain) = if self.colour { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+        let mut text = format!("{red}error[{}]{plain}: ", problem.code);
+        match &problem.diagnostic {
+            Some(diagnostic) => {
+                let shown = diagnostic.to_string();
+                let lines: Vec<_> = shown.lines().map(printable).collect();
+                text.push_str(&lines.join("\n"));
+            }
+            None => text.push_str(&format!("{bold}{}{plain}", printable(&problem.message))),
+        }
+        text.push('\n');
+        let told = problem.diagnostic.as_ref().is_some_and(|diagnostic| diagnostic.hint.is_some());
+        if let Some(hint) = problem.hint.as_ref().filter(|_| !told) {
+            text.push_str(&format!("  hint: {}\n", printable(hint)));
+        }
+        text
+    }
+
+    /// Says something that is good to know and no failure.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            say(&format!("broker: {}\n", printable(text)));
+        }
+    }
+
+    /// Says what a person asked to be told, quiet or not. Lines are escaped one by one.
+    pub(crate) fn tell(&self, text: &str) {
+        say(&text.lines().map(|line| format!("{}\n", printable(line))).collect::<String>());
+    }
+
+    /// Returns what to show while the daemon takes its time, if anything.
+    pub(crate) fn waiting(&self) -> Option<Waiting> {
+        self.progress.then_some(Waiting {
+            moment: std::time::Duration::from_millis(400),
+            began: || say("broker: waiting for the secret manager ..."),
+            ended: || say("\r\x1b[K"),
+        })
+    }
+}
+
+/// Writes to standard error; a reader that is gone is no reason to fail.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes what was asked for to standard output.
+pub(crate) fn print(text: &str) -> Result<(), Fault> {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes bytes to standard output. A reader that is gone ends the command without a word.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Fault> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Fault::silent(FAILED),
+        _ => Fault::new(ErrorCode::Internal, format!("cannot write to standard output: {error}")),
+    })
+}
+
+/// Writes a value of ours as indented JSON to standard output.
+pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fault> {
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Fault::new(ErrorCode::Internal, error.to_string()))?;
+    print(&(text + "\n"))
+}
+
+/// Escapes what would act on a terminal: control characters, and those that reorder text (Unicode UAX 9).
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if acts(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// Makes a panic say where it was and never what it said: a payload may quote a value.
+#[cfg_attr(test, allow(dead_code))]
+pub(crate) fn hide_panic_payloads() {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        say(&format!(
+            "error[internal]: broker {} failed{place}\n  hint: this is a fault of ours, please report it\n",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Report = Report { quiet: false, json: false, colour: false, progress: false };
+
+    #[test]
+    fn a_problem_is_its_code_its_words_and_one_way_out() {
+        let fault = Fault::new(ErrorCode::Denied, "`org` refused").hint("ask for it".to_owned());
+        assert_eq!(PLAIN.problem(&fault.problems[0]), "error[denied]: `org` refused\n  hint: ask for it\n");
+    }
+
+    #[test]
+    fn foreign_text_cannot_draw_on_the_terminal() {
+        assert_eq!(printable("a\x1b[2Jb\r\n\u{202e}c"), "a\\u{1b}[2Jb\\r\\n\\u{202e}c");
+        assert!(matches!(printable("plain ä"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_usage_error_exits_2_and_any_other_failure_1() {
+        assert_eq!(Fault::new(ErrorCode::Usage, "x").exit_code(), 2);
+        assert_eq!(Fault::new(ErrorCode::Daemon, "x").exit_code(), 1);
+        assert_eq!(Fault::new(ErrorCode::NotFound, "x").exit(127).exit_code(), 127);
+    }
+}
