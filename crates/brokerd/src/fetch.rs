@@ -8,7 +8,7 @@ use broker_core::reference::SecretRef;
 use broker_core::secret::{SecretValue, SharedValue};
 use broker_core::sign_in::SignIn;
 use broker_protocol::message::{Ask, CheckedSecret, SignInVariable, Status};
-use broker_providers::local::StoreState;
+use broker_providers::local::{KeySource, StoreState};
 use broker_providers::provider::{ErrorKind, Listed, ProviderError, Retry};
 use broker_providers::registry::{Context, Kind, Registry};
 use broker_providers::resolve::{Opened, ResolveOptions, Resolved, resolve};
@@ -163,8 +163,12 @@ impl Stores {
             StoreState::Unlocked => "unlocked",
         }
         .to_owned();
-        let source = self.registry.local().key_source();
-        status.local_store_key = source.map(|source| source.to_string()).unwrap_or_default();
+        status.local_store_key = match self.registry.local().key_source() {
+            Some(KeySource::Keyring) => "keyring",
+            Some(KeySource::Passphrase) => "passphrase",
+            None => "",
+        }
+        .to_owned();
         status.cached_values = self.registry.held_values();
         status.calls = self.registry.calls();
     }
