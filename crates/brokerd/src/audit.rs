@@ -65,7 +65,8 @@ impl Audit {
         let mut slot = self.lock();
         let written = self.open(&mut slot).and_then(|file| {
             let before = file.metadata()?.len();
-            let written = file.write_all(line.as_bytes()).and_then(|()| if self.always { file.sync_data() } else { Ok(()) });
+            let written =
+                file.write_all(line.as_bytes()).and_then(|()| if self.always { file.sync_data() } else { Ok(()) });
             if written.is_err() {
                 // Half a line would swallow the next record: take it back, and if even that fails the next open closes it.
                 let _ = file.set_len(before);
@@ -163,7 +164,8 @@ fn open_for_append(path: &Path) -> io::Result<File> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
     let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    let mut file =
+        OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(io::Error::other("it is not a regular file"));

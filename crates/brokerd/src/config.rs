@@ -86,7 +86,9 @@ impl Config {
         let file = path.display().to_string();
         let text = match std::fs::metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Ok(meta) if !meta.is_file() || meta.len() > MAX_BYTES => Err("is no regular file of at most 1 MiB".to_owned()),
+            Ok(meta) if !meta.is_file() || meta.len() > MAX_BYTES => {
+                Err("is no regular file of at most 1 MiB".to_owned())
+            }
             Ok(_) => std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}")),
             Err(error) => Err(format!("cannot be read: {error}")),
         };
@@ -191,13 +193,17 @@ mod tests {
     fn read(text: &str) -> Result<Arc<Config>, Vec<Diagnostic>> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.toml"), text).unwrap();
-        ConfigFiles { paths: [("/nonexistent/x".into(), "machine"), (dir.path().join("config.toml"), "user")], current: Mutex::new(None) }
-            .current()
+        ConfigFiles {
+            paths: [("/nonexistent/x".into(), "machine"), (dir.path().join("config.toml"), "user")],
+            current: Mutex::new(None),
+        }
+        .current()
     }
 
     #[test]
     fn instances_and_durations_are_read() {
-        let text = "[daemon]\nidle = \"30m\"\n[audit]\nsync = \"always\"\n[providers.org]\nkind = \"aws-secrets-manager\"\n";
+        let text =
+            "[daemon]\nidle = \"30m\"\n[audit]\nsync = \"always\"\n[providers.org]\nkind = \"aws-secrets-manager\"\n";
         let config = read(text).unwrap();
         assert_eq!(config.idle(), Duration::from_secs(1800));
         assert!(config.sync_always());
@@ -208,7 +214,12 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_an_error_and_not_the_default() {
-        for text in ["[daemon]\nidle = \"soon\"\n", "[audit]\nsync = \"never\"\n", "[deamon]\n", "[providers.x]\nkind = \"y\"\n"] {
+        for text in [
+            "[daemon]\nidle = \"soon\"\n",
+            "[audit]\nsync = \"never\"\n",
+            "[deamon]\n",
+            "[providers.x]\nkind = \"y\"\n",
+        ] {
             assert_eq!(read(text).unwrap_err().len(), 1, "{text}");
         }
     }
@@ -217,7 +228,10 @@ mod tests {
     fn a_changed_file_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        let files = ConfigFiles { paths: [("/nonexistent/x".into(), "machine"), (path.clone(), "user")], current: Mutex::new(None) };
+        let files = ConfigFiles {
+            paths: [("/nonexistent/x".into(), "machine"), (path.clone(), "user")],
+            current: Mutex::new(None),
+        };
         assert_eq!(files.current().unwrap().idle(), DEFAULT_IDLE);
         std::fs::write(&path, "[daemon]\nidle = \"5m\"\n").unwrap();
         assert_eq!(files.current().unwrap().idle(), Duration::from_secs(300));

@@ -5,18 +5,12 @@
 //! The daemon begins a session of its own. So the command that the client becomes has no child it does not know, no pipe
 //! is kept open behind its back, and nothing in the caller's environment reaches the daemon.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
 
+use broker_protocol::start::daemon_environment;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
-
-/// Variables that pass from the caller to the daemon, with everything that begins with `XDG_` or `LC_`.
-const PASSED: &[&str] = &["HOME", "LANG", "DBUS_SESSION_BUS_ADDRESS"];
-
-/// The daemon's search path, whatever the caller's was.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Starts the daemon proper, detached, and returns.
 ///
@@ -26,17 +20,10 @@ pub(crate) fn start() -> io::Result<()> {
     // Whatever the caller left open would stay open for as long as the daemon lives: locks, pipes, terminals.
     close_fds::set_fds_cloexec(3, &[]);
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--detached"]).env_clear().envs(passed()).env("PATH", PATH).current_dir("/");
+    command.args(["run", "--detached"]).env_clear().envs(daemon_environment(std::env::vars_os())).current_dir("/");
     // Standard output is the pipe on which the client waits for a line.
     command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::null());
     command.spawn().map(drop)
-}
-
-fn passed() -> impl Iterator<Item = (OsString, OsString)> {
-    std::env::vars_os().filter(|(name, _)| {
-        let name = name.to_string_lossy();
-        PASSED.contains(&&*name) || name.starts_with("XDG_") || name.starts_with("LC_")
-    })
 }
 
 /// Begins a session of its own, without a controlling terminal.

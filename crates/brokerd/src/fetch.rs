@@ -108,7 +108,12 @@ impl Stores {
     ///
     /// # Errors
     /// The provider's.
-    pub(crate) async fn put(&self, permit: &Permit, sign_in: &SignIn, value: SecretValue) -> Result<Option<String>, Refusal> {
+    pub(crate) async fn put(
+        &self,
+        permit: &Permit,
+        sign_in: &SignIn,
+        value: SecretValue,
+    ) -> Result<Option<String>, Refusal> {
         let reference = permit.subject().whole()?;
         let opened = self.open(permit.subject(), &reference.instance, sign_in)?;
         Ok(opened.provider.put(reference, value, deadline(opened.timing)).await?)

@@ -65,7 +65,10 @@ impl Leases {
     async fn watch(self: Arc<Self>, process: ProcessId, pidfd: Arc<OwnedFd>) {
         let ended = async {
             let owned = pidfd.as_fd().try_clone_to_owned()?;
-            #[expect(deprecated, reason = "unsound only for a type whose descriptor changes; that of an `OwnedFd` does not")]
+            #[expect(
+                deprecated,
+                reason = "unsound only for a type whose descriptor changes; that of an `OwnedFd` does not"
+            )]
             let pidfd = AsyncFd::with_interest(owned, Interest::READABLE)?;
             pidfd.readable().await.map(drop)
         };

@@ -33,7 +33,13 @@ pub(crate) enum ListenError {
 /// Another daemon holds the lock, or the socket cannot be made.
 pub(crate) fn listen(place: &Place) -> Result<Listening, ListenError> {
     let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(place.daemon_lock())?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(place.daemon_lock())?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
         rustix::io::Errno::WOULDBLOCK => ListenError::Taken,
         error => ListenError::Io(error.into()),

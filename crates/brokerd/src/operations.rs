@@ -75,7 +75,12 @@ pub(crate) async fn get(broker: &Broker, peer: &Peer, named: SecretNamed) -> Res
 }
 
 /// Stores a value.
-pub(crate) async fn set(broker: &Broker, peer: &Peer, named: SecretNamed, value: SecretValue) -> Result<SecretDone, Refusal> {
+pub(crate) async fn set(
+    broker: &Broker,
+    peer: &Peer,
+    named: SecretNamed,
+    value: SecretValue,
+) -> Result<SecretDone, Refusal> {
     let SecretNamed { ask, target } = named;
     let subject = Subject::of_target(broker, &ask, &target)?;
     subject.whole()?;
@@ -98,7 +103,12 @@ pub(crate) async fn remove(broker: &Broker, peer: &Peer, named: SecretNamed) -> 
     removed.map(|()| SecretDone { reference: reference.to_string(), version: None })
 }
 
-fn record_change(broker: &Broker, reference: &SecretRef, change: &str, failure: Option<&Refusal>) -> Result<(), Refusal> {
+fn record_change(
+    broker: &Broker,
+    reference: &SecretRef,
+    change: &str,
+    failure: Option<&Refusal>,
+) -> Result<(), Refusal> {
     let outcome = failure.map_or("done".to_owned(), |refusal| refusal.code().to_string());
     let event = Event::SecretChanged { reference: reference.clone(), change: change.to_owned(), outcome };
     Ok(broker.audit.append(event)?)
@@ -128,7 +138,8 @@ pub(crate) async fn list(broker: &Broker, peer: &Peer, asked: SecretList) -> Res
     let subject = Subject::of_instance(broker, &ask, &instance)?;
     let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
     let listed = broker.stores.list(&permit, &sign_in_of(&ask), &instance, &below).await?;
-    let reference = |path: String| SecretRef { instance: instance.clone(), path, field: Vec::new(), version: Default::default() };
+    let reference =
+        |path: String| SecretRef { instance: instance.clone(), path, field: Vec::new(), version: Default::default() };
     let row = |l: broker_providers::provider::Listed| SecretRow {
         name: None,
         reference: reference(l.path).to_string(),
@@ -193,7 +204,13 @@ pub(crate) fn providers(broker: &Broker) -> Result<Providers, Refusal> {
     let can = |kind: &str| {
         let row = KINDS.iter().find(|row| row.kind == kind)?;
         let c = row.capabilities;
-        let words = [(c.write, "write"), (c.list, "list"), (c.versions, "versions"), (c.stages, "stages"), (c.batch > 1, "batch")];
+        let words = [
+            (c.write, "write"),
+            (c.list, "list"),
+            (c.versions, "versions"),
+            (c.stages, "stages"),
+            (c.batch > 1, "batch"),
+        ];
         Some(words.into_iter().filter(|(has, _)| *has).map(|(_, word)| word.to_owned()).collect::<Vec<_>>())
     };
     let row = |instance: &str, kind: &str, from: &str| ProviderRow {

@@ -52,7 +52,8 @@ impl Projects {
     pub(crate) fn parse(&self, bytes: ManifestBytes, config: &Arc<Config>) -> Result<Arc<Project>, Refusal> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept.get(&bytes.path) {
-            let same = known.project.text == bytes.text && known.local == bytes.local && Arc::ptr_eq(&known.config, config);
+            let same =
+                known.project.text == bytes.text && known.local == bytes.local && Arc::ptr_eq(&known.config, config);
             if same {
                 return Ok(known.project.clone());
             }
@@ -71,7 +72,8 @@ impl Projects {
 fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
     let shown = |name: &str| bytes.path.file_name().map_or(name.to_owned(), |file| file.to_string_lossy().into_owned());
     let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.kind).collect();
-    let manifest = parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
+    let manifest =
+        parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
     let narrowing = match &bytes.local {
         Some(local) => parse_local("broker.local.toml", local).map_err(Refusal::Text)?,
         None => Narrowing::default(),

@@ -124,7 +124,9 @@ impl Refusal {
             Self::Denied { rule, .. } => format!("rule `{rule}` decided; see: broker explain"),
             Self::ApprovalNeeded { rule } => format!("rule `{rule}` decided, and this version knows no approvers yet"),
             Self::Audit(_) => "nothing was delivered; make room, or make the state directory writable".to_owned(),
-            Self::Peer(PeerError::Traced(_)) => "run it without the tracer: values are never given to a traced process".to_owned(),
+            Self::Peer(PeerError::Traced(_)) => {
+                "run it without the tracer: values are never given to a traced process".to_owned()
+            }
             Self::Peer(_) => "run the command again".to_owned(),
             Self::Trust(_) => "make the state directory writable".to_owned(),
             Self::UnknownLease(_) => "see which are live: broker lease list".to_owned(),
@@ -136,7 +138,9 @@ impl Refusal {
     pub(crate) fn to_failure(&self) -> Failure {
         let problems = match self {
             Self::Text(diagnostics) => diagnostics.iter().map(problem_of_text).collect(),
-            Self::Providers(errors) => errors.iter().map(|(name, error)| problem_of_provider(name.as_deref(), error)).collect(),
+            Self::Providers(errors) => {
+                errors.iter().map(|(name, error)| problem_of_provider(name.as_deref(), error)).collect()
+            }
             _ => vec![Problem { code: self.code(), message: self.to_string(), hint: self.hint(), diagnostic: None }],
         };
         Failure { problems, needs: self.needs() }

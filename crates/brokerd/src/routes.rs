@@ -103,7 +103,12 @@ struct UnlockQuery {
 }
 
 /// The body is the passphrase as it was typed.
-async fn unlock(State(broker): Shared, Extension(connection): Asking, Query(query): Query<UnlockQuery>, body: Bytes) -> Response {
+async fn unlock(
+    State(broker): Shared,
+    Extension(connection): Asking,
+    Query(query): Query<UnlockQuery>,
+    body: Bytes,
+) -> Response {
     let done = async {
         control(&broker, connection.peer()?)?;
         let create = query.create != 0;
@@ -173,7 +178,9 @@ fn deliver(result: Result<Delivery, Refusal>) -> Response {
         Ok(delivery) => delivery,
         Err(refusal) => return refuse(&refusal),
     };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(256 + 64 * head.values.len() + values.iter().map(|v| v.len()).sum::<usize>()));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        256 + 64 * head.values.len() + values.iter().map(|v| v.len()).sum::<usize>(),
+    ));
     if serde_json::to_writer(&mut *bytes, &head).is_err() {
         return refuse(&Refusal::Malformed("the answer has no JSON form".into()));
     }

@@ -101,7 +101,11 @@ async fn connection(stream: UnixStream, router: axum::Router, broker: &Broker) {
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection.clone());
         let mut router = router.clone();
-        async move { Ok::<_, Infallible>(Service::call(&mut router, request.map(Body::new)).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            Ok::<_, Infallible>(
+                Service::call(&mut router, request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
+            )
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(SILENCE);

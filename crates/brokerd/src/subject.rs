@@ -90,7 +90,9 @@ impl Subject {
                 generate: secret.generate,
                 description: secret.description.clone(),
             },
-            (None, Ok(reference)) => Wanted { name: None, reference, required: true, generate: None, description: None },
+            (None, Ok(reference)) => {
+                Wanted { name: None, reference, required: true, generate: None, description: None }
+            }
             (None, Err(_)) => return Err(unknown(project.as_deref(), target)),
         };
         let subject = Self {
@@ -137,7 +139,9 @@ impl Subject {
     /// Fails for a reference that names a part or an old version of a secret, which cannot be written.
     pub(crate) fn whole(&self) -> Result<&SecretRef, Refusal> {
         match self.wanted.as_slice() {
-            [Wanted { reference, .. }] if reference.field.is_empty() && reference.version == Version::Current => Ok(reference),
+            [Wanted { reference, .. }] if reference.field.is_empty() && reference.version == Version::Current => {
+                Ok(reference)
+            }
             [Wanted { reference, .. }, ..] => Err(Refusal::NotWhole(reference.to_string())),
             [] => Err(Refusal::Malformed("nothing is named".into())),
         }
