@@ -85,9 +85,9 @@ impl<'a> Document<'a> {
                 serde_json::from_str(found.get()).map_err(|_| FieldError::NotAnObject { path: path(at + 1) })?;
             found = inner.named(name, || path(at + 2))?;
         }
-        text_of(found).ok_or(()).or_else(|()| match found.get() {
-            "null" => Err(FieldError::Null { path: path(field.len()) }),
-            _ => Err(FieldError::NotText { path: path(field.len()) }),
+        text_of(found).ok_or_else(|| match found.get() {
+            "null" => FieldError::Null { path: path(field.len()) },
+            _ => FieldError::NotText { path: path(field.len()) },
         })
     }
 }
