@@ -1,3 +1,23 @@
 //! The specifications: what the two programs do, seen from outside.
+//!
+//! One binary, one module per subject. `cargo xtask test` runs them against both test servers, as root and as an
+//! ordinary user.
 
+mod audit;
+mod aws;
+mod concurrency;
+mod daemon;
+mod daemon_faults;
+mod environment;
+mod exec;
+mod faults;
 mod harness;
+mod leak;
+mod manifest;
+mod meeting_place;
+mod secrets;
+mod servers;
+mod shop;
+mod source;
+mod terminal;
+mod trust;

@@ -20,6 +20,7 @@ usage: cargo xtask COMMAND
 
   demo              run the main job for real in a throwaway home, and check what is claimed of it
   test [FILTER]     install and start the test servers, run every test
+  servers CMD...    run a command with the test servers up
   check             formatting, lints, licences, and the rules of this repository
   build --release   put both programs, as they ship, into target/release
   bench [PART...]   measure: warm, cold, parallel, memory, grants";
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test"] => test::run(None),
         ["test", filter] => test::run(Some(filter)),
+        ["servers", program, args @ ..] => test::with_servers(program, args),
         ["check"] => check::run(),
         ["build", "--release"] => build::run(),
         ["bench", parts @ ..] => bench::run(parts),

@@ -41,6 +41,14 @@ pub(crate) fn run(filter: Option<&str>) -> Result<(), Failure> {
     runs.into_iter().find_map(|run| run.failure).map_or(Ok(()), Err)
 }
 
+/// Runs a command while the test servers are up and the variables say where.
+pub(crate) fn with_servers(program: &str, args: &[&str]) -> Result<(), Failure> {
+    let servers = TestServers::start()?;
+    let mut command = Command::new(program);
+    command.args(args).envs(servers.variables());
+    succeed(command)
+}
+
 /// How a test runner ended.
 struct Watched {
     closing: Vec<String>,
