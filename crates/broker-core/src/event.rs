@@ -61,7 +61,7 @@ pub enum Event {
         reason: Option<String>,
         /// The lease that starts with this record.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        lease: Option<Lease>,
+        lease: Option<Box<Lease>>,
     },
     /// A lease ended.
     LeaseEnded {

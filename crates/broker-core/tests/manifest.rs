@@ -1,5 +1,7 @@
 //! What a manifest may say, and that each problem of one is found, placed and told without a value.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use broker_core::diagnostic::Diagnostic;
 use broker_core::manifest::{Manifest, SelectError, Wish, parse, parse_local};
 

@@ -151,10 +151,13 @@ impl Config {
 /// When a file last changed, and how large it was: enough to see that it must be read again.
 type Seen = Vec<Option<(SystemTime, u64)>>;
 
+/// What the files said when they were last read.
+type Read = Result<Arc<Config>, Vec<Diagnostic>>;
+
 /// The configuration as it is now.
 pub(crate) struct ConfigFiles {
     paths: [(PathBuf, &'static str); 2],
-    current: Mutex<Option<(Seen, Result<Arc<Config>, Vec<Diagnostic>>)>>,
+    current: Mutex<Option<(Seen, Read)>>,
 }
 
 impl ConfigFiles {

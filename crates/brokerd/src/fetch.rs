@@ -90,10 +90,10 @@ impl Stores {
         let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None };
         let mut results = resolve(&references, options, |name| self.open(subject, name, sign_in)).await;
         for (wanted, result) in subject.wanted.iter().zip(&mut results) {
-            if let (Some(way), Err(error)) = (wanted.generate, &*result) {
-                if matches!(error.kind, ErrorKind::NotFound) {
-                    *result = self.generate(&wanted.reference, way).await;
-                }
+            if let (Some(way), Err(error)) = (wanted.generate, &*result)
+                && error.kind == ErrorKind::NotFound
+            {
+                *result = self.generate(&wanted.reference, way).await;
             }
         }
         results

@@ -218,7 +218,7 @@ fn event(request: &Request, decision: Decision, lease: Option<Lease>) -> Event {
         argv: request.argv.clone(),
         cwd: request.cwd.clone(),
         reason: request.reason.clone(),
-        lease,
+        lease: lease.map(Box::new),
     }
 }
 

@@ -384,10 +384,10 @@ fn profiles(
             );
         }
     }
-    if let Some((default, at)) = default.filter(|(name, _)| !all.contains_key(*name)) {
-        if !(all.is_empty() && default == "default") {
-            reader.unknown(at, "profile", default, all.keys().map(String::as_str));
-        }
+    if let Some((default, at)) = default.filter(|(name, _)| !all.contains_key(*name))
+        && !(all.is_empty() && default == "default")
+    {
+        reader.unknown(at, "profile", default, all.keys().map(String::as_str));
     }
     all
 }
