@@ -9,6 +9,7 @@ mod aws_sign_in;
 pub mod aws_sm;
 pub mod cached;
 mod clock;
+#[cfg(feature = "contract")]
 pub mod contract;
 mod field;
 mod flight;

@@ -5,6 +5,7 @@
 //! binds the parameters, so they cannot be exchanged. The file's appearance is the birth of the store: it is written aside
 //! and renamed, whole or not at all.
 
+use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -31,6 +32,15 @@ pub enum KeySource {
     Keyring,
     /// A passphrase.
     Passphrase,
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Keyring => "keyring",
+            Self::Passphrase => "passphrase",
+        })
+    }
 }
 
 /// The file, as JSON.

@@ -171,7 +171,7 @@ impl std::error::Error for ProviderError {}
 
 /// One instance of a secret manager, opened for one identity.
 ///
-/// Contract, checked for every provider by [`crate::contract`]:
+/// Contract, checked for every provider by `contract.rs` (feature `contract`):
 /// - `fetch` returns exactly one result per reference, in their order; one failing reference leaves the others unharmed;
 /// - values are the stored bytes, unchanged;
 /// - nothing outlives the deadline;

@@ -1,0 +1,35 @@
+//! Every provider against the contract: the embedded store, and AWS Secrets Manager on two servers that others wrote.
+
+mod support;
+
+use broker_core::secret::SecretValue;
+use broker_providers::contract::{Fixture, check};
+use broker_providers::provider::ErrorKind;
+use support::{aws, registry, root, server, unique};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_store_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = registry(dir.path());
+    registry.local().create(Some(SecretValue::from("a passphrase".to_owned()))).await.unwrap();
+    let settings = broker_core::instance::InstanceSettings::of_kind("local");
+    let provider = registry.open("local", &settings, &root()).unwrap().provider;
+    check(&Fixture { provider, instance: "local".into(), prefix: unique("contract"), known_wrong: vec![] }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_secrets_manager_keeps_the_contract_on_moto() {
+    on_server("BROKER_TEST_MOTO", vec![]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_secrets_manager_keeps_the_contract_on_ministack() {
+    on_server("BROKER_TEST_MINISTACK", vec![]).await;
+}
+
+async fn on_server(variable: &str, known_wrong: Vec<(&'static str, &'static str)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = registry(dir.path());
+    let provider = registry.open("org", &aws(&server(variable)), &root()).unwrap().provider;
+    check(&Fixture { provider, instance: "org".into(), prefix: unique("contract"), known_wrong }).await;
+}

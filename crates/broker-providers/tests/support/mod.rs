@@ -1,0 +1,52 @@
+//! What the tests of the providers share: test servers by their addresses, instances on them, and a server that misbehaves.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this module")]
+
+pub mod fake_aws;
+
+use std::path::Path;
+
+use broker_core::instance::InstanceSettings;
+use broker_core::reference::SecretRef;
+use broker_core::secret::SecretValue;
+use broker_core::sign_in::SignIn;
+use broker_providers::registry::{Context, Registry};
+
+/// Returns the address of the test server that the variable `name` gives.
+pub fn server(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run these through: cargo xtask test"))
+}
+
+/// Returns a registry with its store in `dir` and no keyring.
+pub fn registry(dir: &Path) -> Registry {
+    Registry::new(Context { data_dir: dir.join("data"), keyring: false })
+}
+
+/// Returns an AWS instance at `endpoint`.
+pub fn aws(endpoint: &str) -> InstanceSettings {
+    InstanceSettings {
+        region: Some("eu-west-1".to_owned()),
+        endpoint: Some(endpoint.to_owned()),
+        ..InstanceSettings::of_kind("aws-secrets-manager")
+    }
+}
+
+/// Returns the sign-in of these variables.
+pub fn signed_in(variables: &[(&str, &str)]) -> SignIn {
+    SignIn::new(variables.iter().map(|(name, value)| ((*name).to_owned(), SecretValue::from((*value).to_owned()))))
+}
+
+/// Returns the root sign-in of the test servers.
+pub fn root() -> SignIn {
+    signed_in(&[("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")])
+}
+
+/// Reads a reference.
+pub fn reference(text: &str) -> SecretRef {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Returns a name that no other run used.
+pub fn unique(word: &str) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    format!("{word}-{}-{}", std::process::id(), since.as_nanos())
+}
