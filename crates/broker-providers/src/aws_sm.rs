@@ -148,8 +148,13 @@ impl AwsSecretsManager {
             for value in answer.secret_values.unwrap_or_default() {
                 let (name, arn) = (value.name.unwrap_or_default(), value.arn.unwrap_or_default());
                 let fetched = fetched(value.secret_string, value.secret_binary, value.version_id);
-                for id in ids.iter().filter(|id| is_named(id, &name, &arn)) {
-                    answers.insert(id, fetched.clone());
+                for id in ids {
+                    if *id == name || *id == arn {
+                        answers.insert(id, fetched.clone());
+                    } else if is_partial(id, &arn) {
+                        // The whole ARN of one secret can be the partial ARN of another: the exact answer wins.
+                        answers.entry(id).or_insert_with(|| fetched.clone());
+                    }
                 }
             }
             for error in answer.errors.unwrap_or_default() {
@@ -428,12 +433,9 @@ fn fetched(text: Option<String>, binary: Option<Blob>, version: Option<String>) 
     Ok(Fetched { value: Arc::new(SecretValue::new(bytes)), version, fetched_at: Instant::now(), stale: false })
 }
 
-/// Tells whether `id`, as asked for, names the secret that was answered: by name, by ARN, or by the ARN without the
-/// hyphen and six random characters that AWS appends.
-fn is_named(id: &str, name: &str, arn: &str) -> bool {
-    id == name
-        || id == arn
-        || arn.strip_prefix(id).is_some_and(|rest| id.starts_with("arn:") && rest.len() == 7 && rest.starts_with('-'))
+/// Tells whether `id` is `arn` without the hyphen and six random characters that AWS appends.
+fn is_partial(id: &str, arn: &str) -> bool {
+    id.starts_with("arn:") && arn.strip_prefix(id).is_some_and(|rest| rest.len() == 7 && rest.starts_with('-'))
 }
 
 /// Returns the filter for names that begin with `prefix`, or none where AWS's filter would not mean that: `!` negates,
