@@ -188,7 +188,7 @@ fn too_much(plan: &Plan, variables: &[Variable], limit: u64) -> Option<Environme
 /// Returns how much execve(2) takes: a quarter of the stack limit, within its bounds.
 fn total_limit() -> u64 {
     let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
-    (stack / 4).min(MAX_TOTAL_BYTES).max(MIN_TOTAL_BYTES)
+    (stack / 4).clamp(MIN_TOTAL_BYTES, MAX_TOTAL_BYTES)
 }
 
 fn printed(name: &[u8]) -> String {

@@ -221,6 +221,12 @@ impl Connection {
         self.waiting = Some(waiting);
     }
 
+    /// Keeps the connection while a person is thinking: the daemon closes one that is silent for long, and a sealed
+    /// process can't have another. A failure shows in the request that follows.
+    pub fn keep(&mut self) {
+        let _ = self.whoami();
+    }
+
     /// Returns what the daemon said of itself.
     #[must_use]
     pub fn daemon(&self) -> &Attested {
@@ -402,11 +408,29 @@ impl Connection {
     }
 }
 
-/// Encodes a request. Its sign-in variables are values, so the buffer is wiped and starts out large enough for most.
+/// Encodes a request. Its sign-in variables are values, so it is measured first: a buffer that grows would leave
+/// unwiped copies behind.
 fn encoded<Q: Serialize>(ask: &Q) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-    let mut body = Zeroizing::new(Vec::with_capacity(16 << 10));
-    serde_json::to_writer(&mut *body, ask).map_err(|_| ClientError::Nonsense("the request cannot be written"))?;
+    let unwritable = |_| ClientError::Nonsense("the request cannot be written");
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, ask).map_err(unwritable)?;
+    let mut body = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *body, ask).map_err(unwritable)?;
     Ok(body)
+}
+
+/// Counts what is written to it.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn understood<A: DeserializeOwned>(answer: &Answer) -> Result<A, ClientError> {

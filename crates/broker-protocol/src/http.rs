@@ -19,9 +19,6 @@ use crate::message::MAX_MESSAGE_BYTES;
 /// Largest head of an answer. The daemon's is about 120 bytes.
 const MAX_HEAD_BYTES: usize = 4096;
 
-/// First read of an answer: the head and, for an ordinary grant, the whole body.
-const FIRST_READ_BYTES: usize = 16 << 10;
-
 /// How an exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HttpError {
@@ -162,7 +159,8 @@ fn readable_within(stream: &UnixStream, moment: Duration) -> Result<bool, HttpEr
 }
 
 fn receive(stream: &mut UnixStream, clock: &Clock) -> Result<Answer, HttpError> {
-    let mut first = Zeroizing::new(vec![0_u8; FIRST_READ_BYTES]);
+    // On the stack: with the head come the first values, and a small grant whole.
+    let mut first = Zeroizing::new([0_u8; MAX_HEAD_BYTES]);
     let mut filled = 0;
     let head = loop {
         filled += clock.read(stream, &mut first[filled..])?;

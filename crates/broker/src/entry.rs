@@ -21,7 +21,7 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 /// The C library's entry.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
+pub(crate) extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     let code = std::panic::catch_unwind(|| {
         occupy_standard_descriptors();
         crate::report::hide_panic_payloads();

@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), no_main)]
 #![deny(unsafe_code)]
 
+mod around;
 mod ask;
 mod call;
 mod cli;

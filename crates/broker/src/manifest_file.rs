@@ -66,8 +66,9 @@ pub(crate) fn find(cwd: &Path, named: Option<&Path>) -> Result<Option<ManifestBy
 /// As for [`find`], and that there is none.
 pub(crate) fn require(cwd: &Path, named: Option<&Path>) -> Result<ManifestBytes, Fault> {
     find(cwd, named)?.ok_or_else(|| {
-        Fault::new(ErrorCode::Manifest, format!("no `{NAME}` in `{}` or above it", cwd.display()))
-            .hint(format!("create one at the repository's root, or name one: --manifest FILE; its keys: broker schema"))
+        Fault::new(ErrorCode::Manifest, format!("no `{NAME}` in `{}` or above it", cwd.display())).hint(
+            "create one at the repository's root, or name one: --manifest FILE; its keys: broker schema".to_owned(),
+        )
     })
 }
 

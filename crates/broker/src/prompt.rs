@@ -7,10 +7,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 
 use broker_core::secret::SecretValue;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::report::printable;
+
+/// How often whoever waits for the answer is told that it is still awaited.
+const STILL_WAITING: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Longest answer, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
@@ -35,7 +39,8 @@ pub(crate) enum PromptError {
     Io(#[from] io::Error),
 }
 
-/// The controlling terminal.
+/// The controlling terminal. `idle` of its questions is called every ten seconds while a person thinks, so that a
+/// connection which waits for the answer can be kept.
 #[derive(Debug)]
 pub(crate) struct Terminal(File);
 
@@ -53,11 +58,11 @@ impl Terminal {
     ///
     /// # Errors
     /// See [`PromptError`].
-    pub(crate) fn hidden(&mut self, question: &str) -> Result<SecretValue, PromptError> {
+    pub(crate) fn hidden(&mut self, question: &str, idle: &mut dyn FnMut()) -> Result<SecretValue, PromptError> {
         write!(self.0, "{}: ", printable(question))?;
         let line = {
             let mut raw = Unechoed::new(&self.0)?;
-            edited(|| raw.byte())
+            edited(|| raw.byte(idle))
         };
         writeln!(self.0)?;
         line
@@ -67,9 +72,9 @@ impl Terminal {
     ///
     /// # Errors
     /// See [`PromptError`].
-    pub(crate) fn hidden_twice(&mut self, question: &str) -> Result<SecretValue, PromptError> {
-        let first = self.hidden(question)?;
-        let second = self.hidden(&format!("{question} (again)"))?;
+    pub(crate) fn hidden_twice(&mut self, question: &str, idle: &mut dyn FnMut()) -> Result<SecretValue, PromptError> {
+        let first = self.hidden(question, idle)?;
+        let second = self.hidden(&format!("{question} (again)"), idle)?;
         if first.same_as(&second) { Ok(first) } else { Err(PromptError::Differ) }
     }
 
@@ -77,11 +82,19 @@ impl Terminal {
     ///
     /// # Errors
     /// See [`PromptError`].
-    pub(crate) fn agrees(&mut self, question: &str) -> Result<bool, PromptError> {
+    pub(crate) fn agrees(&mut self, question: &str, idle: &mut dyn FnMut()) -> Result<bool, PromptError> {
         write!(self.0, "{} [y/N] ", printable(question))?;
+        await_input(&self.0, idle);
         let mut answer = [0; 256];
         let count = self.0.read(&mut answer)?;
         Ok(matches!(answer[..count].trim_ascii(), b"y" | b"Y" | b"yes" | b"Yes" | b"YES"))
+    }
+}
+
+/// Returns when there is something to read, or nothing to wait for.
+fn await_input(terminal: &File, idle: &mut dyn FnMut()) {
+    while let Ok(0) = poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&STILL_WAITING)) {
+        idle();
     }
 }
 
@@ -104,7 +117,8 @@ impl<'t> Unechoed<'t> {
     }
 
     /// Reads one byte; `None` at the end of the input.
-    fn byte(&mut self) -> io::Result<Option<u8>> {
+    fn byte(&mut self, idle: &mut dyn FnMut()) -> io::Result<Option<u8>> {
+        await_input(self.terminal, idle);
         let mut byte = Zeroizing::new([0]);
         let mut terminal = self.terminal;
         Ok((terminal.read(&mut *byte)? > 0).then_some(byte[0]))

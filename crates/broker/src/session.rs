@@ -60,6 +60,14 @@ impl<'c> Session<'c> {
         }
     }
 
+    /// Asks a person to agree while the connection is kept.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    pub(crate) fn agrees(&mut self, terminal: &mut Terminal, question: &str) -> Result<bool, PromptError> {
+        terminal.agrees(question, &mut || self.connection.keep())
+    }
+
     /// Opens the embedded store, or makes it, with a passphrase from the descriptor or the terminal.
     ///
     /// # Errors
@@ -75,10 +83,11 @@ impl<'c> Session<'c> {
         let mut terminal = Terminal::open().map_err(|error| no_passphrase(create, &error.to_string()))?;
         let mut wrong = None;
         for _ in 0..TRIES {
+            let keep = &mut || self.connection.keep();
             let passphrase = if create {
-                terminal.hidden_twice("new passphrase for the embedded store")
+                terminal.hidden_twice("new passphrase for the embedded store", keep)
             } else {
-                terminal.hidden("passphrase of the embedded store")
+                terminal.hidden("passphrase of the embedded store", keep)
             };
             let passphrase = match passphrase {
                 Ok(passphrase) if passphrase.is_empty() => {

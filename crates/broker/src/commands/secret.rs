@@ -105,7 +105,7 @@ fn value(target: &str, trim_newline: bool, call: &Call) -> Result<SecretValue, F
                 .hint("hand the value over: broker secret set NAME < FILE".to_owned()));
         }
         let question = format!("value of {target}");
-        let typed = Terminal::open().and_then(|mut terminal| terminal.hidden_twice(&question));
+        let typed = Terminal::open().and_then(|mut terminal| terminal.hidden_twice(&question, &mut || ()));
         return typed.map_err(|error| Fault::new(ErrorCode::Usage, error.to_string()));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 << 10));
@@ -135,7 +135,7 @@ fn agreed(target: &str, call: &Call) -> Result<bool, Fault> {
     }
     let mut terminal = Terminal::open().map_err(|error| nobody(&error.to_string()))?;
     let question = format!("Remove `{target}` with all its versions?");
-    terminal.agrees(&question).map_err(|error| nobody(&error.to_string()))
+    terminal.agrees(&question, &mut || ()).map_err(|error| nobody(&error.to_string()))
 }
 
 fn words(rows: Vec<SecretRow>) -> String {

@@ -35,7 +35,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         return Ok(0);
     }
     call.report.tell(&words(&path, &shown));
-    if !args.yes && !agreed(call)? {
+    if !args.yes && !agreed(&mut session, call)? {
         call.report.note("not trusted");
         return Ok(FAILED);
     }
@@ -48,7 +48,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
     Ok(0)
 }
 
-fn agreed(call: &Call) -> Result<bool, Fault> {
+fn agreed(session: &mut Session<'_>, call: &Call) -> Result<bool, Fault> {
     let nobody = |why: &str| {
         Fault::new(ErrorCode::ApprovalNeeded, format!("a person has to agree, and {why}"))
             .hint("run it in a terminal, or agree beforehand: broker trust --yes".to_owned())
@@ -57,7 +57,7 @@ fn agreed(call: &Call) -> Result<bool, Fault> {
         return Err(nobody("nobody may be asked"));
     }
     let mut terminal = Terminal::open().map_err(|error| nobody(&error.to_string()))?;
-    terminal.agrees("Trust it as it is?").map_err(|error| nobody(&error.to_string()))
+    session.agrees(&mut terminal, "Trust it as it is?").map_err(|error| nobody(&error.to_string()))
 }
 
 fn words(path: &str, shown: &TrustShown) -> String {
