@@ -15,5 +15,10 @@ mod report;
 mod session;
 mod table;
 
+use dlmalloc::GlobalDlmalloc;
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes what it frees. Not musl's own: that one maps and unmaps pages for every few allocations, which is a fifth of a
+/// millisecond of a short life.
 #[global_allocator]
-static WIPING: zeroizing_alloc::ZeroAlloc<std::alloc::System> = zeroizing_alloc::ZeroAlloc(std::alloc::System);
+static WIPING: ZeroAlloc<GlobalDlmalloc> = ZeroAlloc(GlobalDlmalloc);
