@@ -122,15 +122,16 @@ fn the_child_has_the_descriptors_of_our_caller_and_none_of_ours() {
 #[test]
 fn our_words_never_land_in_the_socket() {
     let world = World::new();
-    world.serve(|asked| match asked.target.as_str() {
-        "/v1/grant" => refusal("denied", "no", None),
-        _ => None,
+    world.serve(|asked| {
+        let head = br#"{"lease":null,"values":[],"settings":[],"remove":[],"notes":["`org` is away"]}"#;
+        (asked.target == "/v1/grant").then(|| (200, [&head[..], b"\n"].concat()))
     });
-    // With all three streams closed the socket would get the number of standard error.
-    let output = shell(&world, "exec BROKER exec -- true <&- >&- 2>&-");
-    assert_eq!(output.status.code(), Some(125));
+    // Standard error is closed: the socket would get its number, and the note would be written to it.
+    assert!(shell(&world, "exec BROKER exec -- true 2>&-").status.success());
+    // The daemon serves one connection after the other: when the second is served, the first was read to its end.
+    assert!(!world.broker(&["lock"]).stderr(Stdio::null()).status().unwrap().success());
     let targets: Vec<_> = world.asked().into_iter().map(|asked| asked.target).collect();
-    assert_eq!(targets, ["/v1/attest", "/v1/grant"]);
+    assert_eq!(targets, ["/v1/attest", "/v1/grant", "/v1/attest", "/v1/lock"]);
 }
 
 #[test]

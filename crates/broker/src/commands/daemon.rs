@@ -122,7 +122,7 @@ fn words(status: &Status) -> String {
     let calls: Vec<_> = status.calls.iter().map(|(instance, count)| format!("{instance} {count}")).collect();
     let config: Vec<_> = status.config.iter().map(|path| path.display().to_string()).collect();
     let listed = |words: Vec<String>| if words.is_empty() { "-".to_owned() } else { words.join(", ") };
-    let uptime = duration::format(std::time::Duration::from_secs(status.uptime_seconds));
+    let uptime = duration::format(std::time::Duration::from_secs(status.uptime_seconds.max(1)));
     let store = if status.local_store_key.is_empty() {
         status.local_store.clone()
     } else {

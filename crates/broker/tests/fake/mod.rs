@@ -12,12 +12,12 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// One request as it arrived: its target, its body, and the peer's dumpability at that moment.
+/// One request as it arrived.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub target: String,
     pub body: Vec<u8>,
-    /// `/proc/PID/exe` can be read only of a process that is dumpable (or by the privileged).
+    /// The peer's soft core limit at that moment, which a client lowers when it seals itself.
     pub core_limit: String,
 }
 
@@ -115,7 +115,11 @@ fn read(stream: &mut UnixStream) -> Option<Asked> {
             break at + 4;
         }
         match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return None,
+            Ok(0) | Err(_) if bytes.is_empty() => return None,
+            // What is no request is kept, too: nothing else of a client may land here.
+            Ok(0) | Err(_) => {
+                return Some(Asked { target: "no request".into(), body: bytes, core_limit: String::new() });
+            }
             Ok(count) => bytes.extend_from_slice(&buffer[..count]),
         }
     };
