@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 
 use broker_core::code::ErrorCode;
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::call::{Call, Global};
@@ -18,13 +19,14 @@ use crate::report::{BROKER_FAILED, Fault, Outcome, Report, USAGE, print};
 
 const EXAMPLES: &str = "\
 Examples:
-  broker exec -- npm start              run a command with the secrets of the default profile
+  broker exec -- npm start              run a command with its secrets
   broker exec -P migrate -- ./migrate   with those of another profile
-  broker secret set SESSION_KEY         store a value, typed without echo or read from standard input
+  broker secret set SESSION_KEY         store a value, typed without echo or piped in
   broker trust                          look at what a new manifest asks for, and agree to it
   broker doctor                         see what is set up and what is not
 
-Exit codes: 0, 1 failure, 2 usage; of `exec` the command's own, 125 broker failed or refused, 126 not runnable, 127 not found.";
+Exit codes: 0, 1 failure, 2 usage. Of `exec`: the command's own, 125 broker failed or refused,
+126 the command cannot be run, 127 it was not found.";
 
 /// Runs a command with exactly its secrets, and leaves nothing behind.
 #[derive(Debug, Parser)]
@@ -158,18 +160,23 @@ fn names_exec(argv: &[OsString]) -> bool {
     argv.iter().skip(1).find(|word| !word.as_encoded_bytes().starts_with(b"-")).is_some_and(|word| exec::is_name(word))
 }
 
-/// Shows help where it was asked for; else says what was wrong with the arguments.
+/// Shows help where it was asked for, or where nothing else was said; else says what was wrong with the arguments.
 fn usage(error: &clap::Error, argv: &[OsString], code: u8) -> u8 {
-    let ours = argv.iter().take_while(|word| *word != "--");
-    let report = Report::new(false, ours.clone().any(|word| word == OsStr::new("--json")));
-    if !error.use_stderr() {
-        return print(&error.render().to_string()).map_or_else(|fault| fault.exit_code(), |()| 0);
-    }
     let text = error.render().to_string();
+    if !error.use_stderr() {
+        return print(&text).map_or_else(|fault| fault.exit_code(), |()| 0);
+    }
+    let ours: Vec<_> = argv.iter().take_while(|word| *word != "--").collect();
+    let report = Report::new(false, ours.iter().any(|word| *word == OsStr::new("--json")));
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        report.tell(text.trim_end());
+        return code;
+    }
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
     let fault = Fault::new(ErrorCode::Usage, message.trim_end().replace("\n  ", " "));
-    report.fault(&fault);
+    let forgotten = code == BROKER_FAILED && error.kind() == ErrorKind::UnknownArgument && ours.len() == argv.len();
+    report.fault(&fault.hint(forgotten.then(|| "put `--` in front of the command: broker exec -- CMD".to_owned())));
     if !report.json && !rest.is_empty() {
         report.tell(&format!("\n{}", rest.trim_end()));
     }

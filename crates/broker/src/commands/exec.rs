@@ -36,10 +36,11 @@ Examples:
   broker exec --pristine -- env          inherit nothing but PATH, HOME, TERM and the like
   broker exec --explain -- npm start     see what it would get, run nothing
 
-The command takes the place of `broker`: its process id, terminal, signals and exit code are its own. No shell is put in
-between; everything behind `--` is passed on as it is.
+The command takes the place of `broker`: its process id, terminal, signals and exit code are its
+own. No shell is put in between; everything behind `--` is passed on as it is.
 
-Exit codes: the command's own; 125 broker failed or refused, 126 the command cannot be run, 127 it was not found.";
+Exit codes: the command's own; 125 broker failed or refused, 126 the command cannot be run,
+127 it was not found.";
 
 /// Flags of `broker exec`.
 #[derive(Debug, clap::Args)]

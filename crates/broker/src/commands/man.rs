@@ -24,6 +24,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     let mut tree = crate::cli::tree();
     tree.build();
     if let Some(dir) = args.to {
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| Fault::new(ErrorCode::Usage, format!("cannot make `{}`: {error}", dir.display())))?;
         write_all(&tree, "broker", &dir)?;
         return Ok(0);
     }
