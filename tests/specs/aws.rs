@@ -142,7 +142,7 @@ fn a_secret_is_set_listed_and_removed(aws: Aws) {
     }
     let listed = project.broker(["secret", "list", &format!("org://{name}")]).succeed().out();
     assert!(listed.contains(&name), "{listed}");
-    project.broker(["secret", "rm", &format!("org://{name}")]).succeed();
+    project.broker(["secret", "rm", "--yes", &format!("org://{name}")]).succeed();
     project.exec(["/bin/true"]).run().expect_code(125);
 }
 

@@ -3,29 +3,38 @@
 use std::time::{Duration, Instant};
 
 use broker_tests::home::Home;
+use broker_tests::project::Project;
 use broker_tests::{deadline, process};
 
 use crate::shop::{Shop, one};
 
+/// A trusted project that needs no store.
+fn plain(home: &Home) -> Project<'_> {
+    home.project("plain", "[project]\nname = \"plain\"\n[settings]\nPORT = \"3000\"\n").trusted()
+}
+
 #[test]
 fn two_hundred_racing_clients_start_exactly_one() {
     let home = Home::new();
-    let clients: Vec<_> = (0..200).map(|_| home.broker(["lease", "list", "--json"]).start()).collect();
+    let project = plain(&home);
+    home.broker(["daemon", "stop"]).succeed();
+    let before = home.audited("daemon-started").len();
+    let clients: Vec<_> = (0..200).map(|_| project.shell(&[], "echo $PORT").start()).collect();
     for client in clients {
-        assert_eq!(client.finish().expect_code(0).out().trim(), "[]");
+        assert_eq!(client.finish().expect_code(0).out(), "3000\n");
     }
-    assert_eq!(home.audited("daemon-started").len(), 1);
+    assert_eq!(home.audited("daemon-started").len(), before + 1);
 }
 
 #[test]
 fn a_command_substitution_on_a_cold_start_returns() {
-    let (home, manifest) = one(b"value");
-    let project = home.project("one", manifest).trusted();
+    let home = Home::new();
+    let project = plain(&home);
     home.broker(["daemon", "stop"]).succeed();
     // The daemon is started inside `$(...)`: if it kept the pipe, the shell would wait for the daemon's end.
     let shell = home.run("/bin/sh").cwd(project.directory());
-    let run = shell.args(["-c", "echo got $(broker lease list --json)"]).deadline(Duration::from_secs(20));
-    assert_eq!(run.succeed().out(), "got []\n");
+    let run = shell.args(["-c", "echo got $(broker exec -- /bin/echo it)"]).deadline(Duration::from_secs(20));
+    assert_eq!(run.succeed().out(), "got it\n");
     home.daemon().expect("the daemon lives on");
 }
 
@@ -33,7 +42,7 @@ fn a_command_substitution_on_a_cold_start_returns() {
 fn a_daemon_that_a_client_starts_is_detached_from_it() {
     let home = Home::new();
     let started =
-        home.broker(["lease", "list"]).env("AWS_SECRET_ACCESS_KEY", "canary").env("LD_LIBRARY_PATH", "/nowhere");
+        home.broker(["daemon", "start"]).env("AWS_SECRET_ACCESS_KEY", "canary").env("LD_LIBRARY_PATH", "/nowhere");
     started.env("HTTPS_PROXY", "http://attacker.example").env("SSL_CERT_FILE", "/nowhere").succeed();
     let pid = home.daemon().expect("a daemon runs");
     assert_eq!(process::stat(pid, 3), Some(pid.to_string()), "a session of its own");

@@ -102,7 +102,7 @@ fn no_value_is_found_in_any_file_written_in_any_log_or_in_any_answer_of_ours() {
     process::signal(pid, 15);
     let ended = daemon.finish();
     said.extend(spoken(&canaries, "the daemon's log", &ended));
-    assert!(ended.err().len() > 200, "the log was not verbose, so it proves nothing: {:?}", ended.err());
+    assert!(ended.err().contains("ready"), "there is no log to search: {:?}", ended.err());
     assert_eq!(said, []);
 
     let written = trace.written();
@@ -125,8 +125,11 @@ fn a_forced_crash_of_the_daemon_leaves_no_core_and_no_value() {
         home.store("local://crash", &value);
         let cores = cores();
         let pid = home.daemon().expect("it runs");
-        process::signal(pid, signal);
-        assert!(process::wait_end(pid, deadline::PATIENCE));
+        // The runtime's handler swallows the first SIGSEGV that no fault caused, and lets the second one through.
+        deadline::until_true("the daemon crashed", || {
+            process::signal(pid, signal);
+            process::wait_end(pid, Duration::from_millis(50))
+        });
         let canary = Canary::new(value.as_bytes());
         let new: Vec<_> = self::cores().difference(&cores).cloned().collect();
         assert_eq!(new, Vec::<PathBuf>::new(), "signal {signal} left a core");

@@ -15,7 +15,7 @@ fn a_secret_is_set_listed_read_and_removed() {
     assert!(list.contains("local://a/one") && list.contains("local://a/two") && !list.contains("local://b"), "{list}");
     assert!(!list.contains("first"));
     assert_eq!(home.broker(["get", "local://a/one", "--force"]).succeed().out().trim_end(), "first");
-    home.broker(["secret", "rm", "local://a/one"]).succeed();
+    home.broker(["secret", "rm", "--yes", "local://a/one"]).succeed();
     assert_ne!(home.broker(["get", "local://a/one", "--force"]).run().code(), 0);
 }
 
