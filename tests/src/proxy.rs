@@ -94,6 +94,12 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// Returns `127.0.0.1:PORT` of the server behind it.
+    #[must_use]
+    pub fn upstream(&self) -> &str {
+        &self.shared.upstream
+    }
+
     /// Sets what is added to each request from now on.
     pub fn set_latency(&self, latency: Duration) {
         self.shared.state().latency = latency;

@@ -58,11 +58,25 @@ impl Aws {
     /// When the server can't be reached.
     #[must_use]
     pub fn call(self, identity: &Identity, service: &str, target: &str, body: &Value) -> (u16, Value) {
-        let address = self.address();
+        Self::call_at(&self.address(), identity, service, target, body)
+    }
+
+    fn call_at(address: &str, identity: &Identity, service: &str, target: &str, body: &Value) -> (u16, Value) {
         let body = body.to_string().into_bytes();
-        let headers = sigv4::headers(identity, &address, REGION, service, target, &body);
-        let answer = post(&address, headers, body).unwrap_or_else(|e| panic!("{self:?} at {address}: {e}"));
+        let headers = sigv4::headers(identity, address, REGION, service, target, &body);
+        let answer = post(address, headers, body).unwrap_or_else(|e| panic!("no answer from {address}: {e}"));
         (answer.status(), serde_json::from_slice(&answer.body).unwrap_or(Value::Null))
+    }
+
+    /// Stores a text under a new name in the server at an address.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn create_at(address: &str, name: &str, value: &str) {
+        let body = json!({"Name": name, "SecretString": value, "ClientRequestToken": token()});
+        let root = Self::Moto.root();
+        let (status, answer) = Self::call_at(address, &root, "secretsmanager", "secretsmanager.CreateSecret", &body);
+        assert_eq!(status, 200, "{address} refused {name}: {answer}");
     }
 
     /// Makes a call of Secrets Manager as root and returns the answer.

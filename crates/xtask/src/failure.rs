@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::Duration;
 
 /// What went wrong, with what a person can do about it where that is known.
 #[derive(Debug)]
@@ -22,8 +21,6 @@ pub(crate) enum Failure {
     Claim { claim: String, found: String },
     /// Problems of the repository, already listed.
     Problems(usize),
-    /// Something took longer than it may.
-    TooLong { what: String, limit: Duration },
     /// A program answered something unexpected.
     Answer { what: String, said: String },
 }
@@ -43,7 +40,6 @@ impl std::fmt::Display for Failure {
             Self::Io { path, source } => write!(f, "`{}`: {source}", path.display()),
             Self::Claim { claim, found } => write!(f, "not true: {claim}\n{found}"),
             Self::Problems(count) => write!(f, "{count} problems"),
-            Self::TooLong { what, limit } => write!(f, "{what} took longer than {limit:?}"),
             Self::Answer { what, said } => write!(f, "{what} answered something unexpected: {said}"),
         }
     }
