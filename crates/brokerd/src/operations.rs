@@ -38,7 +38,7 @@ pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explain
     Ok(Explained {
         project: request.project,
         profile: subject.profile.clone(),
-        trusted: broker.trust.holds(&Trust::pin_of(&project.path, &project.text)?),
+        trusted: broker.trust.holds(&Trust::pin_of(&project.path, &project.sha256)?),
         decision: match &decision {
             Decision::Allow { .. } => "allow",
             Decision::Ask { .. } => "ask",
@@ -154,7 +154,7 @@ pub(crate) fn trust(broker: &Broker, peer: &Peer, asked: TrustAsk) -> Result<Tru
     control(broker, peer)?;
     let config = broker.config.current().map_err(Refusal::Text)?;
     let project = broker.projects.parse(asked.manifest, &config)?;
-    let pin = Trust::pin_of(&project.path, &project.text)?;
+    let pin = Trust::pin_of(&project.path, &project.sha256)?;
     let sha256 = pin.sha256.clone();
     match asked.agreed {
         Some(agreed) if agreed != sha256 => return Err(Refusal::ChangedMeanwhile(project.path.clone())),

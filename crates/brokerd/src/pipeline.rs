@@ -95,7 +95,7 @@ pub(crate) fn permit(
 /// Lets through what needs no manifest, and manifests whose bytes were agreed to in this directory.
 fn trust(broker: &Broker, subject: Subject) -> Result<Trusted, Refusal> {
     if let Some(project) = &subject.project {
-        let pin = Trust::pin_of(&project.path, &project.text)?;
+        let pin = Trust::pin_of(&project.path, &project.sha256)?;
         if !broker.trust.holds(&pin) {
             return Err(Refusal::Untrusted(project.path.clone()));
         }

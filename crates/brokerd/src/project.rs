@@ -8,6 +8,7 @@ use broker_core::instance::InstanceSettings;
 use broker_core::manifest::{Manifest, Narrowing, parse, parse_local};
 use broker_protocol::message::ManifestBytes;
 use broker_providers::registry::KINDS;
+use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
 use crate::refusal::Refusal;
@@ -20,8 +21,10 @@ const MAX_KEPT: usize = 64;
 pub(crate) struct Project {
     /// The path of its `broker.toml`.
     pub(crate) path: PathBuf,
-    /// Its text, as trust compares it.
-    pub(crate) text: String,
+    /// Its text.
+    text: String,
+    /// SHA-256 of its text, in hex, as trust compares it.
+    pub(crate) sha256: String,
     /// What it says.
     pub(crate) manifest: Manifest,
     /// What `broker.local.toml` takes away.
@@ -78,5 +81,6 @@ fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
         Some(local) => parse_local("broker.local.toml", local).map_err(Refusal::Text)?,
         None => Narrowing::default(),
     };
-    Ok(Project { path: bytes.path.clone(), text: bytes.text.clone(), manifest, narrowing })
+    let sha256 = crate::peer::hex(&Sha256::digest(&bytes.text));
+    Ok(Project { path: bytes.path.clone(), text: bytes.text.clone(), sha256, manifest, narrowing })
 }

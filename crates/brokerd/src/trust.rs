@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 /// The agreed manifests of one user.
 pub(crate) struct Trust {
@@ -53,14 +52,14 @@ impl Trust {
         Self { path, pins: Mutex::new(None) }
     }
 
-    /// Returns what tells this manifest apart.
+    /// Returns what tells this manifest apart: where it lies and the digest of its bytes.
     ///
     /// # Errors
     /// Its directory cannot be looked at.
-    pub(crate) fn pin_of(manifest: &Path, text: &str) -> Result<Pin, TrustError> {
+    pub(crate) fn pin_of(manifest: &Path, sha256: &str) -> Result<Pin, TrustError> {
         let directory = manifest.parent().unwrap_or(Path::new("/"));
         let meta = std::fs::metadata(directory).map_err(|e| TrustError::Directory(manifest.to_owned(), e))?;
-        Ok(Pin { directory: format!("{}:{}", meta.dev(), meta.ino()), sha256: crate::peer::hex(&Sha256::digest(text)) })
+        Ok(Pin { directory: format!("{}:{}", meta.dev(), meta.ino()), sha256: sha256.to_owned() })
     }
 
     /// Tells whether this very manifest was agreed to.
