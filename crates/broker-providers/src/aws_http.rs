@@ -20,6 +20,9 @@ use http_body_util::Limited;
 /// Largest answer that is read, in bytes. A batch is twenty secrets of 64 KiB, six bytes of JSON for the worst byte.
 pub(crate) const MAX_ANSWER: usize = 16 << 20;
 
+/// How many connections to one host are kept when they have nothing to do.
+const MAX_IDLE: usize = 16;
+
 /// The shared pool, made on first use: it reads the machine's certificates, which takes some milliseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Transport(OnceLock<SharedHttpClient>);
@@ -27,8 +30,12 @@ pub(crate) struct Transport(OnceLock<SharedHttpClient>);
 impl Transport {
     /// Returns the client, for requests that nobody counts (sign-in).
     pub(crate) fn client(&self) -> SharedHttpClient {
-        let pool =
-            self.0.get_or_init(|| Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https());
+        let pool = self.0.get_or_init(|| {
+            Builder::new()
+                .pool_max_idle_per_host(MAX_IDLE)
+                .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+                .build_https()
+        });
         SharedHttpClient::new(Bounded { pool: pool.clone(), calls: None })
     }
 

@@ -5,6 +5,7 @@
 //! random suffix. Text and binary secrets are their bytes. Source: Secrets Manager API Reference, version 2017-10-17.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,8 +15,10 @@ use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
 use aws_sdk_secretsmanager::config::{BehaviorVersion, StalledStreamProtectionConfig};
+use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::primitives::Blob;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::SecretValue;
 use futures_util::future::join_all;
@@ -30,8 +33,8 @@ use crate::registry::Opening;
 
 /// Most ids of one `BatchGetSecretValue`.
 const BATCH: usize = 20;
-/// Most single requests at the same time.
-const MAX_SINGLES: usize = 16;
+/// Most reads of one instance at the same time: enough for 320 secrets at once, and far below AWS's quotas.
+const MAX_READS: usize = 16;
 /// Most pages that are followed; more is a server gone wrong.
 const MAX_PAGES: usize = 1000;
 /// How long it is remembered that this identity may not batch.
@@ -52,7 +55,7 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderE
         http: transport.counting(Arc::clone(&opening.calls)),
         session: Mutex::default(),
         no_batch_until: Mutex::default(),
-        singles: Semaphore::new(MAX_SINGLES),
+        reads: Semaphore::new(MAX_READS),
     }))
 }
 
@@ -63,7 +66,7 @@ struct AwsSecretsManager {
     http: SharedHttpClient,
     session: Mutex<Option<Session>>,
     no_batch_until: Mutex<Option<Instant>>,
-    singles: Semaphore,
+    reads: Semaphore,
 }
 
 /// A client that is signed in, or will be with its first request. Holds its credentials until they expire.
@@ -125,7 +128,7 @@ impl AwsSecretsManager {
         let mut page = None;
         for _ in 0..MAX_PAGES {
             let owned: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-            let sent = persist(deadline, Action::Read, || {
+            let sent = self.read(deadline, || {
                 let request = session.client.batch_get_secret_value();
                 request.set_secret_id_list(Some(owned.clone())).set_next_token(page.clone()).send()
             });
@@ -189,9 +192,7 @@ impl AwsSecretsManager {
         version: &Version,
         deadline: Instant,
     ) -> Result<Fetched, Fault> {
-        let late = || Fault::new(ErrorKind::Unavailable, "no answer before the deadline");
-        let _turn = timeout_at(deadline, self.singles.acquire()).await.map_err(|_| late())?;
-        let answer = persist(deadline, Action::Read, || {
+        let answer = self.read(deadline, || {
             let request = session.client.get_secret_value().secret_id(id);
             match version {
                 Version::Current => request,
@@ -203,6 +204,18 @@ impl AwsSecretsManager {
         });
         let answer = answer.await?;
         fetched(answer.secret_string, answer.secret_binary, answer.version_id)
+    }
+
+    /// Sends a request that reads, when it is its turn.
+    async fn read<T, E, F>(&self, deadline: Instant, send: impl Fn() -> F) -> Result<T, Fault>
+    where
+        E: Error + ProvideErrorMetadata + Send + Sync + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        match timeout_at(deadline, self.reads.acquire()).await {
+            Ok(_turn) => persist(deadline, Action::Read, send).await,
+            Err(_) => Err(Fault::new(ErrorKind::Unavailable, "no answer before the deadline")),
+        }
     }
 
     async fn create(

@@ -50,13 +50,14 @@ struct Held {
 struct Entry {
     answer: Option<Answer>,
     flight: Option<Arc<Flight>>,
-    /// The last failure that a stale value stands in for, and until when nobody asks again.
-    failed: Option<(ProviderError, Instant)>,
+    /// After a failure that a stale value stands in for: until when nobody asks again.
+    rests_until: Option<Instant>,
 }
 
 enum Answer {
     Value(Fetched, Stamp),
-    Refusal(ProviderError, Stamp),
+    /// Boxed: refusals are few and would make every entry three times as large.
+    Refusal(Box<ProviderError>, Stamp),
 }
 
 /// What one reference of a fetch waits for.
@@ -187,8 +188,8 @@ impl Cache {
                 if age < self.timing.ttl && !options.refresh {
                     return Some(Ok(fetched.clone()));
                 }
-                let holds_off = entry.and_then(|e| e.failed.as_ref()).is_some_and(|(_, until)| Instant::now() < *until);
-                if self.may_stand_in(age) && (options.offline || (holds_off && !options.refresh)) {
+                let rests = entry.and_then(|entry| entry.rests_until).is_some_and(|until| Instant::now() < until);
+                if self.may_stand_in(age) && (options.offline || (rests && !options.refresh)) {
                     return Some(Ok(Fetched { stale: age >= self.timing.ttl, ..fetched.clone() }));
                 }
                 options.offline.then(|| {
@@ -197,7 +198,7 @@ impl Cache {
                 })
             }
             Some(Answer::Refusal(error, since)) if since.age(now) < self.timing.negative_ttl && !options.refresh => {
-                Some(Err(error.clone()))
+                Some(Err((**error).clone()))
             }
             _ => options.offline.then(|| {
                 let error =
@@ -233,14 +234,14 @@ impl Cache {
             entry.flight = None;
             match result {
                 Ok(fetched) => {
-                    entry.failed = None;
+                    entry.rests_until = None;
                     let keeps = self.timing.ttl > Duration::ZERO || self.timing.max_stale > Duration::ZERO;
                     entry.answer = keeps.then(|| Answer::Value(fetched.clone(), now));
                 }
                 Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::Denied) => {
-                    entry.failed = None;
-                    entry.answer =
-                        (self.timing.negative_ttl > Duration::ZERO).then(|| Answer::Refusal(error.clone(), now));
+                    entry.rests_until = None;
+                    entry.answer = (self.timing.negative_ttl > Duration::ZERO)
+                        .then(|| Answer::Refusal(Box::new(error.clone()), now));
                 }
                 Err(error) => {
                     let wait = if let Retry::After(wait) = error.retry {
@@ -249,7 +250,7 @@ impl Cache {
                         HOLD_OFF
                     };
                     if error.kind.allows_stale() {
-                        entry.failed = Some((error.clone(), Instant::now() + wait));
+                        entry.rests_until = Some(Instant::now() + wait);
                     }
                 }
             }

@@ -4,7 +4,6 @@ mod support;
 
 use broker_core::secret::SecretValue;
 use broker_providers::contract::{Fixture, check};
-use broker_providers::provider::ErrorKind;
 use support::{aws, registry, root, server, unique};
 
 #[tokio::test(flavor = "multi_thread")]

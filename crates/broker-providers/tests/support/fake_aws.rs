@@ -79,12 +79,12 @@ impl FakeAws {
 
     /// Returns how many calls of `action` came.
     pub fn calls(&self, action: &str) -> usize {
-        self.calls.lock().unwrap().get(action).copied().unwrap_or(0)
+        self.calls.lock().expect("no thread of ours panics with it").get(action).copied().unwrap_or(0)
     }
 
     /// Returns how many calls came in all.
     pub fn all_calls(&self) -> usize {
-        self.calls.lock().unwrap().values().sum()
+        self.calls.lock().expect("no thread of ours panics with it").values().sum()
     }
 
     /// Returns how many connections were made.
@@ -189,7 +189,7 @@ fn read_call(
     reader.read_exact(&mut body)?;
     raw.extend_from_slice(&body);
     let nth = {
-        let mut calls = calls.lock().unwrap();
+        let mut calls = calls.lock().expect("no thread of ours panics with it");
         let count = calls.entry(action.clone()).or_default();
         *count += 1;
         *count - 1
