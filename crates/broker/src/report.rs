@@ -107,11 +107,11 @@ impl Report {
 
     /// Says why a command failed.
     ///
-    /// With `--json`: `{"error": {"code": CODE, "problems": [{"code", "message", "hint"?, "diagnostic"?}]}}`, one line.
+    /// With `--json`: `{"code": CODE, "problems": [{"code", "message", "hint"?, "diagnostic"?}]}`, one line.
     pub(crate) fn fault(&self, fault: &Fault) {
         let Some(first) = fault.problems.first() else { return };
         if self.json {
-            say(&format!("{}\n", json!({ "error": { "code": first.code, "problems": fault.problems } })));
+            say(&format!("{}\n", json!({ "code": first.code, "problems": fault.problems })));
             return;
         }
         say(&fault.problems.iter().map(|problem| self.problem(problem)).collect::<String>());

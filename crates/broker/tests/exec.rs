@@ -358,8 +358,8 @@ fn failures_are_one_line_of_json_where_that_is_asked_for() {
     world.serve(|asked| (asked.target == "/v1/check").then(|| refusal("untrusted", "not trusted", None).unwrap()));
     let output = world.broker(&["check", "--json"]).output().unwrap();
     let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
-    assert_eq!(error["error"]["code"], "untrusted");
-    assert_eq!(error["error"]["problems"][0]["hint"], "the way out");
+    assert_eq!(error["code"], "untrusted");
+    assert_eq!(error["problems"][0]["hint"], "the way out");
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
 }
 

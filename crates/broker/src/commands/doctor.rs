@@ -90,9 +90,12 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         None,
     )];
     match Place::find() {
-        Ok(place) => {
-            findings.push(Finding::new("place", State::Ok, format!("`{}` is yours alone", place.dir().display()), None))
-        }
+        Ok(place) => findings.push(Finding::new(
+            "place",
+            State::Ok,
+            format!("`{}` is in a directory that is yours alone", place.socket().display()),
+            None,
+        )),
         Err(error) => findings.extend(Finding::broken("place", &error.into())),
     }
     let manifest = find(&cwd, call.manifest.as_deref());

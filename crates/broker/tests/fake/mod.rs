@@ -14,7 +14,7 @@ use std::thread;
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     pub target: String,
     pub body: Vec<u8>,
     /// The peer's soft core limit at that moment, which a client lowers when it seals itself.
@@ -22,16 +22,16 @@ pub struct Asked {
 }
 
 /// A world with a home, a project and, once it listens, a daemon.
-pub struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 /// What the daemon answers: status and body, or nothing at all (it hangs up).
-pub type Answer = Option<(u16, Vec<u8>)>;
+pub(crate) type Answer = Option<(u16, Vec<u8>)>;
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["home", "run", "run/broker", "project", "project/.git"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -43,12 +43,12 @@ impl World {
         world
     }
 
-    pub fn at(&self, path: &str) -> PathBuf {
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
     /// A `broker` in the project, with nothing in its environment but what is named here.
-    pub fn broker(&self, args: &[&str]) -> Command {
+    pub(crate) fn broker(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
         command.args(args).env_clear().current_dir(self.at("project"));
         command.env("HOME", self.at("home")).env("XDG_RUNTIME_DIR", self.at("run")).env("PATH", "/usr/bin:/bin");
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// Lets a daemon listen that answers by `answer`, and `attest` by itself unless `answer` does.
-    pub fn serve(&self, mut answer: impl FnMut(&Asked) -> Answer + Send + 'static) {
+    pub(crate) fn serve(&self, mut answer: impl FnMut(&Asked) -> Answer + Send + 'static) {
         let listener = UnixListener::bind(self.at("run/broker/broker.sock")).unwrap();
         let asked = self.asked.clone();
         thread::spawn(move || {
@@ -74,15 +74,15 @@ impl World {
         });
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }
 
-pub const ATTESTED: &str = r#"{"protocol":1,"version":"0.1.0"}"#;
+pub(crate) const ATTESTED: &str = r#"{"protocol":1,"version":"0.1.0"}"#;
 
 /// A grant of these variables.
-pub fn grant(values: &[(&str, &[u8])]) -> Answer {
+pub(crate) fn grant(values: &[(&str, &[u8])]) -> Answer {
     let lengths: Vec<_> = values.iter().map(|(name, value)| (name, value.len())).collect();
     let head = serde_json::json!({
         "lease": "l-aaaaaaaaaaaaaaaaaaaaaaaa", "values": lengths,
@@ -94,7 +94,7 @@ pub fn grant(values: &[(&str, &[u8])]) -> Answer {
 }
 
 /// A refusal of one problem.
-pub fn refusal(code: &str, message: &str, needs: Option<&str>) -> Answer {
+pub(crate) fn refusal(code: &str, message: &str, needs: Option<&str>) -> Answer {
     let mut body = serde_json::json!({ "problems": [{ "code": code, "message": message, "hint": "the way out" }] });
     if let Some(needs) = needs {
         body["needs"] = needs.into();
