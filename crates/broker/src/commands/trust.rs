@@ -34,7 +34,9 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         call.report.note(&format!("`{path}` is trusted already"));
         return Ok(0);
     }
-    call.report.tell(&words(&path, &shown));
+    if !(args.yes && call.report.quiet) {
+        call.report.tell(&words(&path, &shown));
+    }
     if !args.yes && !agreed(&mut session, call)? {
         call.report.note("not trusted");
         return Ok(FAILED);
