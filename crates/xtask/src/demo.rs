@@ -142,7 +142,8 @@ fn done(outcome: Outcome) -> Result<Outcome, Failure> {
 }
 
 fn show(outcome: &Outcome) {
-    for line in outcome.out().lines().chain(outcome.err().lines()) {
+    let (out, err) = (outcome.out(), outcome.err());
+    for line in out.lines().chain(err.lines()).filter(|line| !line.trim().is_empty()) {
         report::line(format!("  {line}"));
     }
 }
