@@ -59,7 +59,7 @@ static struct sockaddr_un address(const char *path) {
     return a;
 }
 
-static int serve(const char *path, int count) {
+static _Noreturn void serve(const char *path, int count) {
     struct sockaddr_un a = address(path);
     int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (bind(listener, (struct sockaddr *)&a, sizeof a) || listen(listener, 64)) fail(path);
@@ -98,7 +98,7 @@ static int become(const char *path, char **argv) {
 
 int main(int argc, char **argv) {
     if (argc > 2 && !strcmp(argv[1], "measure")) return measure(argv + 2);
-    if (argc == 4 && !strcmp(argv[1], "serve")) return serve(argv[2], atoi(argv[3]));
+    if (argc == 4 && !strcmp(argv[1], "serve")) serve(argv[2], atoi(argv[3]));
     if (argc > 3 && !strcmp(argv[1], "exec")) return become(argv[2], argv + 3);
     fprintf(stderr, "usage: floor measure|serve|exec ...\n");
     return 2;
