@@ -1,5 +1,6 @@
 //! Everything one daemon holds, shared by all its connections.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,7 +70,7 @@ impl Broker {
     }
 
     /// Takes up what an earlier daemon left, and starts what runs beside the requests.
-    pub(crate) fn begin(self: &Arc<Self>) {
+    pub(crate) fn begin(self: &Arc<Self>, socket: Option<PathBuf>) {
         self.leases.adopt(self.audit.open_leases());
         let started = Event::DaemonStarted { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id() };
         if let Err(error) = self.audit.append(started) {
@@ -77,12 +78,15 @@ impl Broker {
         }
         tokio::spawn(self.audit.clone().sync_in_groups());
         tokio::spawn(self.leases.clone().expire());
-        tokio::spawn(self.clone().keep_house());
+        tokio::spawn(self.clone().keep_house(socket));
     }
 
-    /// Stops a daemon without work, and sets a large log aside.
-    async fn keep_house(self: Arc<Self>) {
+    /// Stops a daemon that has no work or cannot be reached any more, and sets a large log aside.
+    async fn keep_house(self: Arc<Self>, socket: Option<PathBuf>) {
         loop {
+            if socket.as_ref().is_some_and(|socket| !socket.exists()) {
+                return self.stop("the socket was removed");
+            }
             let idle = self.config.current().map_or(Duration::MAX, |config| config.idle());
             let quiet = self.last_activity.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
             let busy = self.connections.load(Ordering::Acquire) > 0 || self.leases.count() > 0;

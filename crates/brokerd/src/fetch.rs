@@ -72,8 +72,20 @@ impl Stores {
     }
 
     /// Fetches everything that was permitted and returns only whether it could be had.
-    pub(crate) async fn check(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Vec<CheckedSecret> {
+    ///
+    /// # Errors
+    /// Only that the embedded store is locked or not there yet, since its passphrase would change the answer.
+    pub(crate) async fn check(
+        &self,
+        permit: &Permit,
+        sign_in: &SignIn,
+        ask: &Ask,
+    ) -> Result<Vec<CheckedSecret>, Refusal> {
         let results = self.resolve(permit, sign_in, ask).await;
+        let locked = |e: &&ProviderError| matches!(e.kind, ErrorKind::Locked | ErrorKind::NotCreated);
+        if let Some(error) = results.iter().filter_map(|result| result.as_ref().err()).find(locked) {
+            return Err(error.clone().into());
+        }
         let row = |(wanted, result): (&Wanted, Result<Resolved, ProviderError>)| CheckedSecret {
             name: wanted.name.clone().unwrap_or_default(),
             reference: wanted.reference.to_string(),
@@ -81,14 +93,16 @@ impl Stores {
             bytes: result.as_ref().ok().map(|resolved| resolved.value.len()),
             problem: result.err().map(|error| problem_of_provider(None, &error)),
         };
-        permit.subject().wanted.iter().zip(results).map(row).collect()
+        Ok(permit.subject().wanted.iter().zip(results).map(row).collect())
     }
 
     async fn resolve(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Vec<Result<Resolved, ProviderError>> {
         let subject = permit.subject();
         let references: Vec<SecretRef> = subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect();
         let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None };
+        tracing::debug!(references = ?references.iter().map(ToString::to_string).collect::<Vec<_>>(), ?sign_in, "fetching");
         let mut results = resolve(&references, options, |name| self.open(subject, name, sign_in)).await;
+        tracing::trace!(?results, "fetched");
         for (wanted, result) in subject.wanted.iter().zip(&mut results) {
             if let (Some(way), Err(error)) = (wanted.generate, &*result)
                 && error.kind == ErrorKind::NotFound

@@ -49,6 +49,7 @@ impl Leases {
         let left = Duration::try_from(lease.expires - Timestamp::now()).unwrap_or_default();
         let ends = since_boot() + left;
         let process = lease.process.clone();
+        tracing::debug!(lease = %lease.id, pid = process.pid, names = ?lease.names, "a lease begins");
         let mut state = self.lock();
         state.by_expiry.insert((ends, lease.id.clone()), ());
         let first = !state.by_process.contains_key(&process);
@@ -92,6 +93,7 @@ impl Leases {
             ids.retain(|other| other != id);
         }
         drop(state);
+        tracing::debug!(lease = %id, ?how, "a lease ends");
         self.record_end(id, how, error);
         true
     }

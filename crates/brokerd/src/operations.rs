@@ -57,7 +57,7 @@ pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explain
 pub(crate) async fn check(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Checked, Refusal> {
     let subject = Subject::of_profile(broker, &ask)?;
     let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
-    let secrets = broker.stores.check(&permit, &sign_in_of(&ask), &ask).await;
+    let secrets = broker.stores.check(&permit, &sign_in_of(&ask), &ask).await?;
     Ok(Checked { profile: permit.subject().profile.clone(), secrets })
 }
 

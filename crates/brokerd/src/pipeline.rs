@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use broker_core::code::ErrorCode;
 use broker_core::decision::Decision;
 use broker_core::event::Event;
 use broker_core::lease::{Lease, LeaseEnd, LeaseId};
@@ -62,14 +63,17 @@ pub(crate) struct Delivery {
 pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Delivery, Refusal> {
     let subject = Subject::of_profile(broker, &ask)?;
     let permit = permit(broker, peer, Right::Use, subject, &ask, true)?;
+    let mut unused = Unused::of(broker, &permit);
 
     let fetched = broker.stores.fetch(&permit, &sign_in_of(&ask), &ask).await;
-    let found = fetched.inspect_err(|refusal| end_unused(broker, &permit, LeaseEnd::NotFetched, refusal))?;
+    let found = fetched.inspect_err(|refusal| unused.because(LeaseEnd::NotFetched, refusal))?;
 
-    peer.look_again().map_err(Refusal::from).inspect_err(|r| end_unused(broker, &permit, LeaseEnd::NotDelivered, r))?;
+    let looked = peer.look_again().map_err(Refusal::from);
+    looked.inspect_err(|refusal| unused.because(LeaseEnd::NotDelivered, refusal))?;
     if let Some(lease) = &permit.lease {
         broker.leases.begin(lease.clone(), peer.pidfd());
     }
+    unused.is_used();
     broker.count_grant();
     Ok(answer(&permit, found))
 }
@@ -108,6 +112,7 @@ fn decide(broker: &Broker, peer: &Peer, right: Right, trusted: Trusted, ask: &As
     let Trusted(subject) = trusted;
     let request = request_for(peer, right, &subject, ask);
     let decision = broker.policy.decide(&request);
+    tracing::debug!(pid = request.principal.process.pid, right = ?right, rule = decision.rule(), "decided");
     match &decision {
         Decision::Allow { .. } | Decision::Ask { .. } => Ok(Allowed { subject, request, decision }),
         Decision::Deny { rule, because } => {
@@ -158,10 +163,37 @@ fn answer(permit: &Permit, found: Found) -> Delivery {
     Delivery { head, values }
 }
 
-/// Ends a lease that is on record and whose values never left.
-fn end_unused(broker: &Broker, permit: &Permit, how: LeaseEnd, refusal: &Refusal) {
-    if let Some(lease) = &permit.lease {
-        broker.leases.record_end(&lease.id, how, Some(refusal.code()));
+/// Ends a lease that is on record and whose values never left: on failure, and when the client goes away meanwhile,
+/// which drops the request wherever it stands.
+struct Unused<'b> {
+    broker: &'b Broker,
+    lease: Option<LeaseId>,
+    how: LeaseEnd,
+    error: Option<ErrorCode>,
+}
+
+impl<'b> Unused<'b> {
+    fn of(broker: &'b Broker, permit: &Permit) -> Self {
+        let lease = permit.lease.as_ref().map(|lease| lease.id.clone());
+        Self { broker, lease, how: LeaseEnd::NotDelivered, error: None }
+    }
+
+    fn because(&mut self, how: LeaseEnd, refusal: &Refusal) {
+        self.how = how;
+        self.error = Some(refusal.code());
+    }
+
+    fn is_used(mut self) {
+        self.lease = None;
+    }
+}
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            tracing::debug!(%lease, how = ?self.how, "nothing was delivered");
+            self.broker.leases.record_end(&lease, self.how, self.error);
+        }
     }
 }
 

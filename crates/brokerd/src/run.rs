@@ -87,15 +87,16 @@ async fn live(listening: Listening, directories: &Directories, report: impl FnOn
         Err(error) => return report(&format!("error: the socket cannot be served: {error}")),
     };
     let broker = Broker::new(directories);
-    broker.begin();
-    report("ready");
-    let signals = broker.clone();
-    tokio::spawn(async move {
-        if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+    broker.begin(socket.clone());
+    // Caught from before the first client knows of us, so that the last record is written however soon the end comes.
+    if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        let broker = broker.clone();
+        tokio::spawn(async move {
             tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-            signals.stop("signal");
-        }
-    });
+            broker.stop("signal");
+        });
+    }
+    report("ready");
     serve(listener, broker.clone()).await;
     broker.end(broker.stopped().await);
     // Under the lock, so that the socket which is removed is this daemon's and no successor's.
