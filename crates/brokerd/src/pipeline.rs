@@ -73,7 +73,7 @@ pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Deli
     if let Some(lease) = &permit.lease {
         broker.leases.begin(lease.clone(), peer.pidfd());
     }
-    unused.is_used();
+    unused.disarm();
     broker.count_grant();
     Ok(answer(&permit, found))
 }
@@ -183,7 +183,7 @@ impl<'b> Unused<'b> {
         self.error = Some(refusal.code());
     }
 
-    fn is_used(mut self) {
+    fn disarm(mut self) {
         self.lease = None;
     }
 }
