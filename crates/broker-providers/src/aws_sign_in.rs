@@ -7,7 +7,7 @@
 //! Container credentials are left out: their variables carry an address, and addresses never travel.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -19,11 +19,13 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_runtime::env_config::file::EnvConfigFiles;
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use broker_core::instance::InstanceSettings;
 use broker_core::sign_in::SignIn;
+
+use crate::aws_profile::{self, FilesStamp, ProfileError};
 
 /// The caller's variables that are read.
 pub(crate) const SIGN_IN_ENV: &[&str] = &[
@@ -69,9 +71,6 @@ pub(crate) struct SignInPlan {
     http: SharedHttpClient,
 }
 
-/// The time of the last change and the length of each profile file, where it exists.
-pub(crate) type FilesStamp = [Option<(SystemTime, u64)>; 2];
-
 /// A region, and who signs.
 #[derive(Debug)]
 pub(crate) struct SignedIn {
@@ -79,10 +78,16 @@ pub(crate) struct SignedIn {
     pub(crate) credentials: SharedCredentialsProvider,
 }
 
-/// There is no region to talk to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no region is configured")]
-pub(crate) struct NoRegion;
+/// Why there is nobody to sign in as.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignInError {
+    /// There is no region to talk to.
+    #[error("no region is configured")]
+    NoRegion,
+    /// A profile file does not count.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+}
 
 impl SignInPlan {
     pub(crate) fn new(settings: &InstanceSettings, sign_in: SignIn, http: SharedHttpClient) -> Self {
@@ -101,21 +106,18 @@ impl SignInPlan {
         self.profile.as_deref().or_else(|| self.sign_in.text("AWS_PROFILE")).unwrap_or("default")
     }
 
-    /// Looks at the profile files: a person who edits one means it at once. Two calls of `stat`.
+    /// Tells the state of the profile files, to notice that one was edited.
     pub(crate) fn files_stamp(&self) -> FilesStamp {
-        let place = |variable, default: &str| match self.sign_in.text(variable) {
-            Some(file) => Some(PathBuf::from(file)),
-            None => std::env::home_dir().map(|home| home.join(".aws").join(default)),
-        };
-        [place("AWS_CONFIG_FILE", "config"), place("AWS_SHARED_CREDENTIALS_FILE", "credentials")].map(|file| {
-            let about = std::fs::metadata(file?).ok()?;
-            Some((about.modified().ok()?, about.len()))
-        })
+        aws_profile::stamp(&self.sign_in)
     }
 
     /// Puts the chain together. Reads the profile files for the region; asks nobody.
-    pub(crate) async fn prepare(&self) -> Result<SignedIn, NoRegion> {
-        let region = self.region().await.ok_or(NoRegion)?;
+    pub(crate) async fn prepare(&self) -> Result<SignedIn, SignInError> {
+        let sign_in = self.sign_in.clone();
+        let read = tokio::task::spawn_blocking(move || aws_profile::read(&sign_in)).await;
+        // Reading files does not panic; if it did, there would be no files.
+        let files = read.unwrap_or_else(|_| Ok(EnvConfigFiles::builder().build()))?;
+        let region = self.region(&files).await.ok_or(SignInError::NoRegion)?;
         let config = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
             .with_behavior_version(Some(BehaviorVersion::latest()))
@@ -125,7 +127,7 @@ impl SignInPlan {
         let sts = self.sts_config(&region);
         let chain = SharedCredentialsProvider::new(Chain {
             keys: self.keys().filter(|_| self.profile.is_none()),
-            profile: self.profile_provider(&config),
+            profile: self.profile_provider(&config, files),
             only_profile: self.profile.is_some(),
             web_identity: self.web_identity(&sts),
             metadata: self.metadata(&config),
@@ -155,7 +157,7 @@ impl SignInPlan {
         config.build()
     }
 
-    async fn region(&self) -> Option<Region> {
+    async fn region(&self, files: &EnvConfigFiles) -> Option<Region> {
         let named = self
             .region
             .as_deref()
@@ -167,24 +169,11 @@ impl SignInPlan {
         use aws_config::meta::region::ProvideRegion as _;
         aws_config::profile::ProfileFileRegionProvider::builder()
             .configure(&ProviderConfig::without_region())
-            .profile_files(self.profile_files())
+            .profile_files(files.clone())
             .profile_name(self.profile_name())
             .build()
             .region()
             .await
-    }
-
-    fn profile_files(&self) -> EnvConfigFiles {
-        let mut files = EnvConfigFiles::builder();
-        files = match self.sign_in.text("AWS_CONFIG_FILE") {
-            Some(file) => files.with_file(EnvConfigFileKind::Config, PathBuf::from(file)),
-            None => files.include_default_config_file(true),
-        };
-        files = match self.sign_in.text("AWS_SHARED_CREDENTIALS_FILE") {
-            Some(file) => files.with_file(EnvConfigFileKind::Credentials, PathBuf::from(file)),
-            None => files.include_default_credentials_file(true),
-        };
-        files.build()
     }
 
     /// Returns the keys in variables, if both are there.
@@ -198,10 +187,10 @@ impl SignInPlan {
         ))
     }
 
-    fn profile_provider(&self, config: &ProviderConfig) -> ProfileFileCredentialsProvider {
+    fn profile_provider(&self, config: &ProviderConfig, files: EnvConfigFiles) -> ProfileFileCredentialsProvider {
         ProfileFileCredentialsProvider::builder()
             .configure(config)
-            .profile_files(self.profile_files())
+            .profile_files(files)
             .profile_name(self.profile_name())
             // The sources of the SDK would read the environment of the daemon.
             .with_custom_provider("Environment", Keys(self.keys()))

@@ -75,7 +75,7 @@ struct Session {
     client: Client,
     region: String,
     /// The profile files as they were: a session of an edited file is no longer anybody's.
-    files: crate::aws_sign_in::FilesStamp,
+    files: crate::aws_profile::FilesStamp,
 }
 
 /// The results of one fetch, by id as asked for.
@@ -284,7 +284,7 @@ impl AwsSecretsManager {
                 Some(action) => format!("the signed-in identity lacks `{action}` on it"),
                 None => "ask for `secretsmanager:GetSecretValue` on it".to_owned(),
             },
-            ErrorKind::Unauthenticated if region.is_none() => {
+            ErrorKind::Unauthenticated if fault.cause.starts_with("no region") => {
                 format!("give `{}` a `region`, or set `AWS_REGION`", self.instance)
             }
             ErrorKind::Unauthenticated if fault.is("RequestTimeTooSkewed") => {

@@ -5,6 +5,7 @@
 
 mod aws_answer;
 mod aws_http;
+mod aws_profile;
 mod aws_sign_in;
 pub mod aws_sm;
 pub mod cached;

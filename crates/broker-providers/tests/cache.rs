@@ -1,4 +1,5 @@
 //! The cache: what it serves, for how long, and that it asks once. On a paused clock, so nothing here waits.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

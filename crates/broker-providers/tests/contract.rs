@@ -1,4 +1,5 @@
 //! Every provider against the contract: the embedded store, and AWS Secrets Manager on two servers that others wrote.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

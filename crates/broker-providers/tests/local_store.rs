@@ -1,4 +1,5 @@
 //! The embedded store at rest: sealed, private, and whole after whatever happened to its writer.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 

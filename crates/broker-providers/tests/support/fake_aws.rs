@@ -23,6 +23,16 @@ pub struct Call {
     raw: Vec<u8>,
 }
 
+impl Call {
+    /// Returns the access key and the region that the request was signed with, `KEY/DATE/REGION/...`.
+    pub fn signed_with(&self) -> (String, String) {
+        let text = String::from_utf8_lossy(&self.raw);
+        let scope = text.split("Credential=").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
+        let part = |at| scope.split('/').nth(at).unwrap_or_default().to_owned();
+        (part(0), part(2))
+    }
+}
+
 /// What happens to a request.
 pub enum Reply {
     /// This status and JSON.

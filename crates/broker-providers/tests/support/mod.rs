@@ -50,3 +50,10 @@ pub fn unique(word: &str) -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     format!("{word}-{}-{}", std::process::id(), since.as_nanos())
 }
+
+/// Writes a measured figure into the directory that `BROKER_TEST_FIGURES` names, if it names one.
+pub fn figure(name: &str, text: &str) {
+    if let Some(dir) = std::env::var_os("BROKER_TEST_FIGURES") {
+        std::fs::write(Path::new(&dir).join(name), format!("{text}\n")).expect("the figure can be written");
+    }
+}

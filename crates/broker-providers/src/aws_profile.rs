@@ -1,0 +1,103 @@
+//! The profile files of AWS, read by us: the user's own, or those that the caller's variables name.
+//!
+//! The SDK would look for them in the environment of its process, which is the daemon's. There is a second reason: a
+//! profile may name a command (`credential_process`) that is run to sign in. In `~/.aws` the user put it there. In a file
+//! that a variable names it could be put by whatever the caller runs under, such as a repository or an agent in a
+//! sandbox, and the daemon would run it outside. So there it does not count. The text that was checked is the text that
+//! is parsed.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use broker_core::sign_in::SignIn;
+
+/// Largest profile file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// The setting that names a command.
+const COMMAND: &str = "credential_process";
+
+const FILES: [(EnvConfigFileKind, &str, &str); 2] = [
+    (EnvConfigFileKind::Config, "AWS_CONFIG_FILE", "config"),
+    (EnvConfigFileKind::Credentials, "AWS_SHARED_CREDENTIALS_FILE", "credentials"),
+];
+
+/// Why a profile file does not count.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProfileError {
+    /// It cannot be read.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A variable that is relative to a directory that is not ours.
+    #[error("`{0}` must be an absolute path")]
+    Relative(&'static str),
+    /// A command in a file that a variable names.
+    #[error("`{}` names a command (`{COMMAND}`), which counts in `~/.aws` only", path.display())]
+    Command {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// The time of the last change and the length of each file, where it exists.
+pub(crate) type FilesStamp = [Option<(SystemTime, u64)>; 2];
+
+/// Looks at the files without reading them: a person who edits one means it at once. Two calls of `stat`.
+pub(crate) fn stamp(sign_in: &SignIn) -> FilesStamp {
+    FILES.map(|(_, variable, name)| {
+        let about = fs::metadata(place(sign_in, variable, name).ok()??.0).ok()?;
+        Some((about.modified().ok()?, about.len()))
+    })
+}
+
+/// Reads the files that apply. A missing one is empty, as for the AWS CLI. Blocks.
+pub(crate) fn read(sign_in: &SignIn) -> Result<EnvConfigFiles, ProfileError> {
+    let mut files = EnvConfigFiles::builder();
+    for (kind, variable, name) in FILES {
+        let Some((path, is_named)) = place(sign_in, variable, name)? else { continue };
+        let text = read_text(&path).map_err(|source| ProfileError::Io { path: path.clone(), source })?;
+        // Anywhere in the text, a comment included: a stricter reading than the parser's cannot be fooled by it.
+        if is_named && text.to_ascii_lowercase().contains(COMMAND) {
+            return Err(ProfileError::Command { path });
+        }
+        files = files.with_contents(kind, text);
+    }
+    Ok(files.build())
+}
+
+/// Returns where a file is, and whether a variable says so.
+fn place(sign_in: &SignIn, variable: &'static str, name: &str) -> Result<Option<(PathBuf, bool)>, ProfileError> {
+    let home = std::env::home_dir();
+    let Some(named) = sign_in.text(variable) else {
+        return Ok(home.map(|home| (home.join(".aws").join(name), false)));
+    };
+    let path = match (named.strip_prefix("~/"), &home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(named),
+    };
+    // The very file that counts anyway is no news.
+    let is_own = home.is_some_and(|home| path == home.join(".aws").join(name));
+    if path.is_absolute() { Ok(Some((path, !is_own))) } else { Err(ProfileError::Relative(variable)) }
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let about = match fs::metadata(path) {
+        Ok(about) => about,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error),
+    };
+    if !about.is_file() || about.len() > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file of at most 1 MiB"));
+    }
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
