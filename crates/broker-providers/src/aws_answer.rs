@@ -119,8 +119,15 @@ where
         }
         SdkError::ResponseError(context) => unreadable(context.raw().status().as_u16(), error),
         SdkError::TimeoutError(_) => Fault::new(ErrorKind::Unavailable, "no answer in time"),
-        other => Fault::new(ErrorKind::Unavailable, chain(other)),
+        other => Fault::new(ErrorKind::Unavailable, without_layers(&chain(other))),
     }
+}
+
+/// Leaves out the names of the SDK's layers that stand before what happened.
+fn without_layers(words: &str) -> &str {
+    const LAYERS: [&str; 5] =
+        ["dispatch failure: ", "io error: ", "other: ", "client error (Connect): ", "client error (SendRequest): "];
+    LAYERS.iter().fold(words, |words, layer| words.strip_prefix(layer).unwrap_or(words))
 }
 
 /// Speaks of an answer without a code. Its text is never quoted: it may be part of a value.

@@ -1,0 +1,77 @@
+//! The embedded store with its key in a real keyring of the system (Secret Service). Needs a session bus with an unlocked
+//! keyring, so these run only where somebody asks for them:
+//!
+//! `dbus-run-session -- sh -c 'printf pw | gnome-keyring-daemon --unlock --components=secrets; cargo test -p
+//! broker-providers --test keyring -- --ignored --test-threads=1'`
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use broker_core::generate::Generate;
+use broker_core::secret::SecretValue;
+use broker_providers::local::{KeySource, StoreState};
+use broker_providers::provider::{ErrorKind, FetchOptions, Provider as _};
+use broker_providers::registry::{Context, Registry};
+use support::reference;
+
+fn with_keyring(dir: &Path) -> Registry {
+    Registry::new(Context { data_dir: dir.join("data"), keyring: true })
+}
+
+fn soon() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(20)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a session bus with an unlocked keyring"]
+async fn a_store_of_the_keyring_is_made_by_its_first_write_and_unlocks_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = with_keyring(dir.path());
+    first.local().probe_keyring().await.unwrap();
+    let made = first.local().generate(&reference("local://key"), Generate::Hex(16)).await.unwrap();
+    assert_eq!((first.local().state(), first.local().key_source()), (StoreState::Unlocked, Some(KeySource::Keyring)));
+    first.local().put(&reference("local://a"), SecretValue::from("1".to_owned()), soon()).await.unwrap();
+    first.forget_all();
+    assert_eq!(first.local().state(), StoreState::Locked);
+    let again = first.local().fetch(&[reference("local://key")], FetchOptions::within(Duration::from_secs(20))).await;
+    assert_eq!(again[0].as_ref().unwrap().value.expose(), made.value.expose());
+    drop(first);
+
+    let second = with_keyring(dir.path());
+    let results = second.local().fetch(&[reference("local://a")], FetchOptions::within(Duration::from_secs(20))).await;
+    assert_eq!(results[0].as_ref().unwrap().value.expose(), b"1");
+    let error = second.local().unlock(SecretValue::from("x".to_owned())).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    drop(second);
+
+    // Without its keyring it stays locked, and says why.
+    let third = support::registry(dir.path());
+    let results = third.local().fetch(&[reference("local://a")], FetchOptions::within(Duration::from_secs(20))).await;
+    let error = results[0].as_ref().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Locked, "{error}");
+    assert!(error.cause.contains("keyring"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a session bus with an unlocked keyring"]
+async fn racing_first_writes_make_one_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = std::sync::Arc::new(with_keyring(dir.path()));
+    let racing: Vec<_> = (0..20)
+        .map(|number| {
+            let registry = std::sync::Arc::clone(&registry);
+            tokio::spawn(async move {
+                let secret = reference(&format!("local://{number}"));
+                registry.local().put(&secret, SecretValue::from(number.to_string()), soon()).await.unwrap();
+            })
+        })
+        .collect();
+    for task in racing {
+        task.await.unwrap();
+    }
+    assert_eq!(registry.local().list("", soon()).await.unwrap().len(), 20);
+}
