@@ -55,13 +55,17 @@ impl Provider for Manager {
         Capabilities::default()
     }
 
-    async fn fetch(&self, references: &[SecretRef], _options: FetchOptions) -> Vec<Result<Fetched, ProviderError>> {
+    async fn fetch(&self, references: &[SecretRef], options: FetchOptions) -> Vec<Result<Fetched, ProviderError>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.fetched.fetch_add(references.len(), Ordering::SeqCst);
         let answers = self.answers.lock().unwrap().clone();
         let (slow, panics, gate) =
             (*self.slow.lock().unwrap(), *self.panics.lock().unwrap(), self.gate.lock().unwrap().clone());
         assert!(!panics, "the manager's client breaks down");
+        if Instant::now() + slow > options.deadline {
+            tokio::time::sleep_until(options.deadline).await;
+            return references.iter().map(|r| Err(failure(ErrorKind::Unavailable, r))).collect();
+        }
         sleep(slow).await;
         if let Some(gate) = gate {
             gate.notified().await;
@@ -302,6 +306,21 @@ async fn a_caller_that_goes_away_takes_the_flight_from_nobody() {
     sleep(Duration::from_millis(100)).await;
     first.abort();
     assert_eq!(second.await.unwrap(), fresh("one"));
+    assert_eq!(manager.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hurried_caller_does_not_cut_the_flight_short_for_the_others() {
+    let (manager, cache) = cached(Duration::ZERO);
+    manager.says("a", Ok("one"));
+    *manager.slow.lock().unwrap() = Duration::from_secs(3);
+    let hurried = tokio::spawn({
+        let cache = Arc::clone(&cache);
+        async move { one(&cache, "a", FetchOptions::within(Duration::from_secs(1))).await }
+    });
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(one(&cache, "a", ordinary()).await, fresh("one"));
+    assert_eq!(hurried.await.unwrap(), Err(ErrorKind::Unavailable));
     assert_eq!(manager.calls(), 1);
 }
 
