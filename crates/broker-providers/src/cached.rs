@@ -201,8 +201,7 @@ impl Cache {
                 Some(Err((**error).clone()))
             }
             _ => options.offline.then(|| {
-                let error =
-                    self.error(reference, ErrorKind::Unavailable, "nothing is held and `--offline` asks nobody");
+                let error = self.error(reference, ErrorKind::Stale, "nothing is held and `--offline` asks nobody");
                 Err(ProviderError { hint: Some("run once without `--offline`".to_owned()), ..error })
             }),
         }

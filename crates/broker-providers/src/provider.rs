@@ -101,7 +101,7 @@ pub enum ErrorKind {
     Malformed,
     /// This provider cannot do that at all.
     Unsupported,
-    /// Only a value past `max-stale` is held and the manager was not or could not be asked.
+    /// Nothing young enough is held, and the manager was not to be asked.
     Stale,
 }
 
@@ -156,7 +156,7 @@ impl fmt::Display for ProviderError {
             ErrorKind::Unavailable => "could not be asked for",
             ErrorKind::Malformed => "answered nonsense for",
             ErrorKind::Unsupported => "cannot do that for",
-            ErrorKind::Stale => "holds only an outdated value of",
+            ErrorKind::Stale => "has no fresh value of",
         };
         write!(f, "`{}` {verb}", self.instance)?;
         match &self.reference {

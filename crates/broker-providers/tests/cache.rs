@@ -246,7 +246,7 @@ async fn a_dead_manager_costs_one_timeout_and_not_one_per_command() {
 #[tokio::test(start_paused = true)]
 async fn refresh_asks_and_offline_never_does() {
     let (manager, cache) = cached(STALE);
-    assert_eq!(one(&cache, "a", offline()).await, Err(ErrorKind::Unavailable));
+    assert_eq!(one(&cache, "a", offline()).await, Err(ErrorKind::Stale));
     assert_eq!(manager.calls(), 0);
     manager.says("a", Ok("one"));
     one(&cache, "a", ordinary()).await.unwrap();

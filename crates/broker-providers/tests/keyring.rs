@@ -1,8 +1,7 @@
-//! The embedded store with its key in a real keyring of the system (Secret Service). Needs a session bus with an unlocked
-//! keyring, so these run only where somebody asks for them:
+//! The embedded store with its key in a real keyring of the system (Secret Service).
 //!
-//! `dbus-run-session -- sh -c 'printf pw | gnome-keyring-daemon --unlock --components=secrets; cargo test -p
-//! broker-providers --test keyring -- --ignored --test-threads=1'`
+//! Needs a session bus with an unlocked keyring, so it is built only with the feature `system-keyring`: `cargo xtask test`
+//! starts both where they can be had, and says so where they can't.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
@@ -27,7 +26,6 @@ fn soon() -> tokio::time::Instant {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a session bus with an unlocked keyring"]
 async fn a_store_of_the_keyring_is_made_by_its_first_write_and_unlocks_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let first = with_keyring(dir.path());
@@ -57,7 +55,6 @@ async fn a_store_of_the_keyring_is_made_by_its_first_write_and_unlocks_by_itself
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a session bus with an unlocked keyring"]
 async fn racing_first_writes_make_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let registry = std::sync::Arc::new(with_keyring(dir.path()));

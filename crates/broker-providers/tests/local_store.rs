@@ -264,12 +264,9 @@ async fn a_second_process_on_the_same_store_is_told_so() {
 }
 
 /// The writer that the next test kills: writes rising numbers and says each one that was acknowledged.
-#[tokio::test]
-#[ignore = "a child of `a_killed_writer_loses_nothing_that_was_acknowledged`"]
-async fn writer() {
+async fn write_until_killed(dir: &Path) {
     use std::io::Write as _;
-    let Some(dir) = std::env::var_os("BROKER_TEST_WRITER") else { return };
-    let registry = registry(Path::new(&dir));
+    let registry = registry(dir);
     registry.local().unlock(text("passphrase")).await.unwrap();
     let start: u64 = std::env::var("BROKER_TEST_START").unwrap().parse().unwrap();
     for number in start.. {
@@ -284,12 +281,15 @@ async fn writer() {
 
 #[tokio::test]
 async fn a_killed_writer_loses_nothing_that_was_acknowledged() {
+    if let Some(dir) = std::env::var_os("BROKER_TEST_WRITER") {
+        return write_until_killed(Path::new(&dir)).await;
+    }
     let dir = tempfile::tempdir().unwrap();
     drop(store(dir.path()).await);
     let mut acknowledged = 0_u64;
     for round in 0..12 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "writer", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "a_killed_writer_loses_nothing_that_was_acknowledged", "--nocapture", "--test-threads=1"])
             .env("BROKER_TEST_WRITER", dir.path())
             .env("BROKER_TEST_START", (acknowledged + 1).to_string())
             .stdout(Stdio::null())

@@ -105,7 +105,7 @@ impl Stores {
         tracing::trace!(?results, "fetched");
         for (wanted, result) in subject.wanted.iter().zip(&mut results) {
             if let (Some(way), Err(error)) = (wanted.generate, &*result)
-                && error.kind == ErrorKind::NotFound
+                && matches!(error.kind, ErrorKind::NotFound | ErrorKind::NotCreated)
             {
                 *result = self.generate(&wanted.reference, way).await;
             }

@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod failure;
 mod install;
+mod keyring;
 mod other_user;
 mod report;
 mod repository;

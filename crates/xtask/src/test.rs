@@ -7,6 +7,7 @@ use broker_tests::user;
 
 use crate::cargo::{cargo, programs, succeed, words};
 use crate::failure::Failure;
+use crate::keyring::Keyring;
 use crate::test_servers::TestServers;
 use crate::{other_user, report};
 
@@ -34,6 +35,14 @@ pub(crate) fn run(filter: Option<&str>) -> Result<(), Failure> {
         report::line("this is no root, so the tests have run as an ordinary user once");
     }
     drop(servers);
+    report::heading("the keyring of the system");
+    let keyring = Keyring::find()?;
+    if let Some(keyring) = &keyring {
+        let mut tests =
+            cargo(["test", "--package", "broker-providers", "--features", "system-keyring", "--test", "keyring"]);
+        tests.args(filter);
+        runs.push(watched(keyring.around(&tests))?);
+    }
     report::heading("closing lines");
     for run in &runs {
         run.closing.iter().for_each(report::line);

@@ -1,0 +1,62 @@
+//! A session bus with an unlocked keyring, for the tests of the embedded store's key in the keyring of the system.
+//!
+//! Both are of this run alone: their data lies in a directory that goes away, and they end with it.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use broker_tests::user;
+use tempfile::TempDir;
+
+use crate::cargo::on_path;
+use crate::failure::{Failure, at};
+use crate::report;
+
+/// The programs that are needed and the Debian packages that bring them.
+const NEEDED: [(&str, &str); 2] = [("dbus-run-session", "dbus"), ("gnome-keyring-daemon", "gnome-keyring")];
+
+/// Unlocks the keyring and becomes what follows. The keyring ends with its bus, and the bus with what it was started for.
+const SCRIPT: &str = "printf test | gnome-keyring-daemon --unlock --components=secrets >/dev/null && exec \"$@\"";
+
+/// A place for a bus and a keyring.
+pub(crate) struct Keyring {
+    home: TempDir,
+}
+
+impl Keyring {
+    /// Makes sure of the programs, installing them where that can be done without asking; `None` where it can't, and
+    /// then says so.
+    pub(crate) fn find() -> Result<Option<Self>, Failure> {
+        if missing().next().is_some() && user::is_root() && on_path("apt-get") {
+            let packages: Vec<_> = missing().map(|(_, package)| package).collect();
+            report::line(format!("installing {}", packages.join(" and ")));
+            for words in [&["update", "-qq"][..], &["install", "-y", "-qq", "--no-install-recommends"]] {
+                let mut apt = Command::new("apt-get");
+                apt.args(words).args(if words.len() > 2 { &packages[..] } else { &[] });
+                apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
+                // What could not be installed is still missing below, and told there.
+                let _ = apt.status();
+            }
+        }
+        if let Some((program, package)) = missing().next() {
+            report::line(format!("NOT RUN: the tests of the keyring need `{program}` (apt-get install {package})"));
+            return Ok(None);
+        }
+        let home = tempfile::tempdir().map_err(at(&PathBuf::from("the temporary directory")))?;
+        Ok(Some(Self { home }))
+    }
+
+    /// Returns `command` as it runs with a bus and a keyring around it.
+    pub(crate) fn around(&self, command: &Command) -> Command {
+        let mut whole = Command::new("dbus-run-session");
+        whole.args(["--", "sh", "-c", SCRIPT, "sh"]).arg(command.get_program()).args(command.get_args());
+        for name in ["XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"] {
+            whole.env(name, self.home.path());
+        }
+        whole
+    }
+}
+
+fn missing() -> impl Iterator<Item = (&'static str, &'static str)> {
+    NEEDED.into_iter().filter(|(program, _)| !on_path(program))
+}
