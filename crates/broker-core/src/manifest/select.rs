@@ -133,6 +133,18 @@ impl Manifest {
         })
     }
 
+    fn unknown_profile(&self, name: &str) -> SelectError {
+        let known: Vec<&str> = match self.profiles.len() {
+            0 => vec!["default"],
+            _ => self.profiles.keys().map(String::as_str).collect(),
+        };
+        SelectError::UnknownProfile {
+            name: name.to_owned(),
+            nearest: nearest(name, known.iter().copied()).map(str::to_owned),
+            known: known.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
     /// Returns the names that a profile selects, its ancestors' too, and its time to live.
     fn profile_names(&self, name: &str) -> Result<(BTreeSet<&str>, Duration), SelectError> {
         if self.profiles.is_empty() && name == "default" {
@@ -142,11 +154,7 @@ impl Manifest {
         let mut ttl = None;
         let mut next = Some(name);
         while let Some(name) = next {
-            let profile = self.profiles.get(name).ok_or_else(|| SelectError::UnknownProfile {
-                name: name.to_owned(),
-                nearest: nearest(name, self.profiles.keys().map(String::as_str)).map(str::to_owned),
-                known: self.profiles.keys().cloned().collect(),
-            })?;
+            let profile = self.profiles.get(name).ok_or_else(|| self.unknown_profile(name))?;
             names.extend(profile.secrets.iter().map(String::as_str));
             ttl = ttl.or(profile.ttl);
             next = profile.extends.as_deref();
