@@ -124,6 +124,15 @@ impl InstanceSettings {
         Ok(())
     }
 
+    /// Returns every key that is said, with its value, in the order of the documentation.
+    #[must_use]
+    pub fn said(&self) -> Vec<(String, String)> {
+        // By way of the serialised form, so that no key can be forgotten here.
+        let said = serde_json::to_value(self).unwrap_or_default();
+        let said = said.as_object().into_iter().flatten();
+        said.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+    }
+
     /// Returns the keys by which this instance says where credentials are sent, with their values.
     #[must_use]
     pub fn destinations(&self) -> Vec<(&'static str, &str)> {

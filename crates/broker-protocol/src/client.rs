@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use broker_core::code::ErrorCode;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::directories::Directories;
 pub use crate::http::Waiting;
 use crate::http::{Answer, HttpError, exchange};
 use crate::message::{
@@ -76,6 +78,14 @@ pub enum ClientError {
         /// The daemon's program version.
         version: String,
     },
+    /// The daemon was started under another home and reads other files than ours.
+    #[error("the daemon was started with other directories than this command has (`{}`, here `{}`)", theirs.display(), ours.display())]
+    OtherDirectories {
+        /// Its directory of configuration.
+        theirs: PathBuf,
+        /// Ours.
+        ours: PathBuf,
+    },
     /// This process can't be closed to others.
     #[error("cannot make this process non-dumpable: {0}")]
     Seal(io::Error),
@@ -124,7 +134,7 @@ impl ClientError {
             Self::ForeignDaemon { .. } => {
                 Some("set XDG_RUNTIME_DIR to a directory of yours, or run as that user".to_owned())
             }
-            Self::OtherProtocol { .. } => Some(
+            Self::OtherProtocol { .. } | Self::OtherDirectories { .. } => Some(
                 "stop the daemon, the next command starts the one that belongs here: broker daemon stop".to_owned(),
             ),
             Self::Died => Some("run the command again: it starts a new daemon".to_owned()),
@@ -159,7 +169,7 @@ impl Connection {
             Err(ClientError::Died) => Self::attested(connect_or_start(place)?)?,
             other => other?,
         };
-        connection.same_protocol()?;
+        connection.belongs_here()?;
         connection.sealed()
     }
 
@@ -169,7 +179,7 @@ impl Connection {
     /// As for [`Connection::open`].
     pub fn existing(place: &Place) -> Result<Option<Self>, ClientError> {
         let Some(mut connection) = Self::existing_of_any_version(place)? else { return Ok(None) };
-        connection.same_protocol()?;
+        connection.belongs_here()?;
         connection.sealed().map(Some)
     }
 
@@ -201,12 +211,18 @@ impl Connection {
         Ok(Self { stream, daemon, pid: peer.pid.as_raw_nonzero().get().cast_unsigned(), waiting: None, spent: false })
     }
 
-    fn same_protocol(&mut self) -> Result<(), ClientError> {
-        let Attested { protocol: theirs, version } = &self.daemon;
-        if *theirs == PROTOCOL {
-            return Ok(());
+    /// Makes sure that this is the daemon that belongs here: same protocol, same directories.
+    fn belongs_here(&mut self) -> Result<(), ClientError> {
+        let Attested { protocol: theirs, version, directories } = &self.daemon;
+        if *theirs != PROTOCOL {
+            return Err(ClientError::OtherProtocol { theirs: *theirs, version: version.clone() });
         }
-        Err(ClientError::OtherProtocol { theirs: *theirs, version: version.clone() })
+        match (directories, Directories::from_environment()) {
+            (Some(theirs), Some(ours)) if *theirs != ours => {
+                Err(ClientError::OtherDirectories { theirs: theirs.config.clone(), ours: ours.config })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn sealed(self) -> Result<Self, ClientError> {

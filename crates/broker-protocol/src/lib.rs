@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod directories;
 mod http;
 pub mod message;
 pub mod place;

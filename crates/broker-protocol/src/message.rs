@@ -12,6 +12,8 @@ use broker_core::lease::{Lease, LeaseId};
 use broker_core::principal::Principal;
 use serde::{Deserialize, Serialize};
 
+use crate::directories::Directories;
+
 /// Version of this protocol. Client and daemon must have the same.
 pub const PROTOCOL: u32 = 1;
 
@@ -25,6 +27,9 @@ pub struct Attested {
     pub protocol: u32,
     /// The daemon's program version.
     pub version: String,
+    /// Where the daemon's configuration, data and state lie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directories: Option<Directories>,
 }
 
 /// Where a manifest was found and what it says. The client read its bytes once; the daemon parses these bytes.
@@ -188,6 +193,9 @@ pub struct TrustShown {
     pub project: String,
     /// Where the manifest itself says credentials are sent: instance, key, value.
     pub destinations: Vec<(String, String, String)>,
+    /// Every key of every instance that the manifest itself configures: instance, key, value.
+    #[serde(default)]
+    pub instances: Vec<(String, String, String)>,
     /// Variable and reference of every secret.
     pub secrets: Vec<(String, String)>,
     /// Variable and value of every plain setting.

@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use broker_core::event::Event;
 use broker_policy::Policy;
+use broker_protocol::directories::Directories;
 use broker_protocol::message::{PROTOCOL, Status};
 use broker_providers::registry::Context;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::audit::Audit;
 use crate::config::ConfigFiles;
-use crate::directories::Directories;
 use crate::fetch::Stores;
+use crate::give_back::give_back;
 use crate::leases::Leases;
 use crate::project::Projects;
 use crate::trust::Trust;
@@ -23,6 +24,8 @@ use crate::trust::Trust;
 pub(crate) struct Broker {
     /// Whom it serves.
     pub(crate) owner: u32,
+    /// Where its files lie.
+    pub(crate) directories: Directories,
     /// The configuration files.
     pub(crate) config: ConfigFiles,
     /// The manifests parsed so far.
@@ -41,8 +44,12 @@ pub(crate) struct Broker {
     grants: AtomicU64,
     connections: AtomicUsize,
     last_activity: Mutex<Instant>,
+    quiet: Notify,
     stop: watch::Sender<Option<&'static str>>,
 }
+
+/// How long nobody is connected before a burst counts as over.
+const QUIET: Duration = Duration::from_millis(100);
 
 impl Broker {
     /// Returns a broker that holds nothing yet.
@@ -54,6 +61,7 @@ impl Broker {
         let keyring = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some_and(|address| !address.is_empty());
         Arc::new(Self {
             owner: rustix::process::getuid().as_raw(),
+            directories: directories.clone(),
             config,
             projects: Projects::default(),
             trust: Trust::new(directories.state.join("trust.json")),
@@ -65,6 +73,7 @@ impl Broker {
             grants: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
             last_activity: Mutex::new(Instant::now()),
+            quiet: Notify::new(),
             stop: watch::Sender::new(None),
         })
     }
@@ -79,6 +88,7 @@ impl Broker {
         tokio::spawn(self.audit.clone().sync_in_groups());
         tokio::spawn(self.leases.clone().expire());
         tokio::spawn(self.clone().keep_house(socket));
+        tokio::spawn(self.clone().give_back_after_bursts());
     }
 
     /// Stops a daemon that has no work or cannot be reached any more, and sets a large log aside.
@@ -98,6 +108,20 @@ impl Broker {
             }
             let left = if busy { idle } else { idle.saturating_sub(quiet) };
             tokio::time::sleep(left.clamp(Duration::from_millis(50), Duration::from_secs(30))).await;
+        }
+    }
+
+    /// Gives memory back when nobody is connected any more and managers were asked since the last time.
+    async fn give_back_after_bursts(self: Arc<Self>) {
+        let mut asked_before = 0;
+        loop {
+            self.quiet.notified().await;
+            tokio::time::sleep(QUIET).await;
+            let asked = self.stores.calls();
+            if asked != asked_before && self.connections.load(Ordering::Acquire) == 0 {
+                asked_before = asked;
+                let _ = tokio::task::spawn_blocking(give_back).await;
+            }
         }
     }
 
@@ -159,6 +183,8 @@ pub(crate) struct Connected(Arc<Broker>);
 impl Drop for Connected {
     fn drop(&mut self) {
         *self.0.last_activity.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.0.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.quiet.notify_one();
+        }
     }
 }

@@ -173,6 +173,11 @@ impl Stores {
         self.registry.forget_all();
     }
 
+    /// Returns how many requests went to managers since the start.
+    pub(crate) fn calls(&self) -> u64 {
+        self.registry.calls().iter().map(|(_, calls)| calls).sum()
+    }
+
     /// Fills in what the providers know of themselves.
     pub(crate) fn describe(&self, status: &mut Status) {
         let state = self.registry.local().state();

@@ -168,7 +168,12 @@ pub(crate) fn trust(broker: &Broker, peer: &Peer, asked: TrustAsk) -> Result<Tru
     let destinations = manifest.providers.iter().flat_map(|(name, settings)| {
         settings.destinations().into_iter().map(|(key, value)| (name.clone(), key.to_owned(), value.to_owned()))
     });
+    let instances = manifest
+        .providers
+        .iter()
+        .flat_map(|(name, settings)| settings.said().into_iter().map(|(key, value)| (name.clone(), key, value)));
     Ok(TrustShown {
+        instances: instances.collect(),
         sha256,
         trusted: broker.trust.holds(&pin),
         project: manifest.project.name.clone(),

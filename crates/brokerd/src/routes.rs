@@ -52,7 +52,11 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
 }
 
 async fn attest(State(broker): Shared, Extension(connection): Asking) -> Response {
-    let attested = Attested { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let attested = Attested {
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        directories: Some(broker.directories.clone()),
+    };
     reply(connection.attest(broker.owner).map(|()| attested))
 }
 

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use broker_protocol::directories::Directories;
 use broker_protocol::place::{Place, PlaceError};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +11,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::broker::Broker;
 use crate::detach;
-use crate::directories::Directories;
 use crate::harden::harden;
 use crate::listen::{ListenError, Listening, listen};
 use crate::server::serve;

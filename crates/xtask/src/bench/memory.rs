@@ -1,7 +1,9 @@
 //! The resident set of an idle daemon: with the AWS provider in use, and with a thousand values held.
 
 use std::path::Path;
+use std::time::Duration;
 
+use broker_tests::deadline;
 use broker_tests::home::Home;
 use broker_tests::process;
 use broker_tests::proxy::Proxy;
@@ -11,6 +13,9 @@ use super::world;
 use crate::failure::Failure;
 use crate::report;
 use crate::test_servers::TestServers;
+
+/// How long the resident set stays the same before it counts as resting.
+const REST: Duration = Duration::from_millis(500);
 
 /// Measures both.
 pub(crate) fn measure(bin: &Path) -> Result<Value, Failure> {
@@ -32,8 +37,17 @@ pub(crate) fn measure(bin: &Path) -> Result<Value, Failure> {
     Ok(json!({"fresh_kib": fresh, "aws_in_use_kib": in_use, "values": held, "full_kib": full, "added_kib": added}))
 }
 
+/// Returns the resident set once it no longer changes: an idle daemon is asked about.
 fn resident(home: &Home) -> Result<u64, Failure> {
     let pid = home.daemon().unwrap_or_else(|| home.start_daemon());
-    process::resident_kib(pid)
-        .ok_or_else(|| Failure::Answer { what: format!("/proc/{pid}/status"), said: "no VmRSS".into() })
+    let unknown = || Failure::Answer { what: format!("/proc/{pid}/status"), said: "no VmRSS".into() };
+    let mut before = None;
+    deadline::until("the resident set rests", || {
+        std::thread::sleep(REST);
+        let now = process::resident_kib(pid);
+        let rests = now == before;
+        before = now;
+        rests.then_some(now)
+    })
+    .ok_or_else(unknown)
 }

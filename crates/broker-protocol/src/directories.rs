@@ -1,21 +1,27 @@
 //! The directories of one user, by the XDG Base Directory Specification: absolute paths only, others are ignored.
+//!
+//! Client and daemon compare them: a daemon that was started under another `HOME` reads another configuration, another
+//! list of trusted manifests and writes another log, so it is not this client's daemon.
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Where configuration, data and state of the broker lie.
-#[derive(Clone, Debug)]
-pub(crate) struct Directories {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Directories {
     /// `$XDG_CONFIG_HOME/broker`
-    pub(crate) config: PathBuf,
+    pub config: PathBuf,
     /// `$XDG_DATA_HOME/broker`
-    pub(crate) data: PathBuf,
+    pub data: PathBuf,
     /// `$XDG_STATE_HOME/broker`
-    pub(crate) state: PathBuf,
+    pub state: PathBuf,
 }
 
 impl Directories {
     /// Reads the environment; `None` when not even `HOME` is an absolute path.
-    pub(crate) fn from_environment() -> Option<Self> {
+    #[must_use]
+    pub fn from_environment() -> Option<Self> {
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = absolute("HOME")?;
         let place = |name, default| absolute(name).unwrap_or_else(|| home.join(default)).join("broker");
