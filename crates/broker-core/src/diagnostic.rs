@@ -8,6 +8,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+/// How many bytes of a line are shown on either side of a problem.
+const CONTEXT: usize = 160;
+
 /// A problem with its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnostic {
@@ -38,8 +41,17 @@ impl Diagnostic {
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let end = floor_boundary(text, span.end).clamp(start, line_end);
-        let full = &text[line_start..line_end];
-        let (source, from, to) = masked(full, start - line_start, end - line_start);
+        // Of a long line only the surroundings are shown, and looked at.
+        let shown_start = floor_boundary(text, start.saturating_sub(CONTEXT).max(line_start));
+        let shown_end = floor_boundary(text, start.saturating_add(CONTEXT).min(line_end));
+        let end = end.min(shown_end);
+        let full = &text[shown_start..shown_end];
+        let (mut source, from, to) = masked(full, start - shown_start, end - shown_start);
+        if shown_start > line_start {
+            // A cut line may begin in the middle of a value: nothing of it is shown.
+            source = "…".to_owned();
+        }
+        let (from, to) = if shown_start > line_start { (0, 1) } else { (from, to) };
         Self {
             file: file.to_owned(),
             line: text[..line_start].matches('\n').count() + 1,

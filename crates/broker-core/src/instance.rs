@@ -70,6 +70,9 @@ pub enum InstanceError {
     /// A duration that [`crate::duration::parse`] does not read.
     #[error("`{0}` must be a duration such as `30s`, `5m` or `1h`")]
     Duration(&'static str),
+    /// A name with characters that are invisible, not ASCII or a line feed.
+    #[error("`{0}` must be plain ASCII text")]
+    Name(&'static str),
     /// An address that is neither `https://` nor loopback `http://`.
     #[error("`{0}` must be an `https://` address (`http://` only to loopback)")]
     Address(&'static str),
@@ -80,7 +83,7 @@ impl InstanceError {
     #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
-            Self::Duration(key) | Self::Address(key) => key,
+            Self::Duration(key) | Self::Name(key) | Self::Address(key) => key,
         }
     }
 }
@@ -111,11 +114,17 @@ impl InstanceSettings {
         })
     }
 
-    /// Checks that credentials can only go to places that are allowed at all.
+    /// Checks that credentials can only go to places that are allowed at all, and that no name hides anything.
     ///
     /// # Errors
-    /// The first address that is neither `https://` nor `http://` to loopback.
+    /// The first address that is neither `https://` nor `http://` to loopback, or the first name that is not plain ASCII.
     pub fn check_addresses(&self) -> Result<(), InstanceError> {
+        let plain = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        for (key, name) in [("assume-role", &self.assume_role), ("profile", &self.profile), ("region", &self.region)] {
+            if name.as_ref().is_some_and(|name| !plain(name)) {
+                return Err(InstanceError::Name(key));
+            }
+        }
         for (key, address) in [("endpoint", &self.endpoint), ("endpoint-sts", &self.endpoint_sts)] {
             if address.as_deref().is_some_and(|a| !is_allowed_address(a)) {
                 return Err(InstanceError::Address(key));
@@ -151,7 +160,7 @@ fn is_allowed_address(address: &str) -> bool {
         _ => return false,
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.is_empty() || authority.contains(['@', '\\']) || address.chars().any(|c| c.is_control() || c == ' ') {
+    if authority.is_empty() || authority.contains(['@', '\\']) || !address.bytes().all(|b| b.is_ascii_graphic()) {
         return false;
     }
     let host = match authority.strip_prefix('[') {
@@ -179,6 +188,7 @@ mod tests {
             "http://10.0.0.1",
             "https://a b",
             "http://127.0.0.1\\@evil.example",
+            "https://\u{430}ws.example.com",
         ] {
             assert!(!is_allowed_address(address), "{address}");
         }

@@ -3,56 +3,126 @@
 //! A variable that changes what a program loads or runs is not a place for a secret: whoever may edit a manifest
 //! would otherwise choose code for every command that runs under it.
 
-/// Exact names that are refused.
+/// Exact names that are refused, in upper case: what programs load, run, believe and send through.
 const NAMES: &[&str] = &[
+    "ALL_PROXY",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
     "BASHOPTS",
     "BASH_ENV",
-    "BASH_FUNC_",
+    "BROWSER",
+    "CC",
     "CDPATH",
+    "CFLAGS",
     "CLASSPATH",
+    "CURL_CA_BUNDLE",
+    "CURL_HOME",
+    "CXX",
     "DENO_CERT",
     "EDITOR",
     "ENV",
+    "ERL_FLAGS",
+    "FPATH",
+    "FTP_PROXY",
     "GCONV_PATH",
+    "GEM_HOME",
+    "GEM_PATH",
     "GLOBIGNORE",
+    "GOFLAGS",
+    "GOPROXY",
+    "GOTOOLCHAIN",
+    "GRADLE_OPTS",
+    "GTK_MODULES",
+    "HISTFILE",
     "HOME",
+    "HOSTALIASES",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
     "IFS",
+    "INPUTRC",
+    "JAVA_HOME",
     "JAVA_OPTS",
     "JAVA_TOOL_OPTIONS",
     "JDK_JAVA_OPTIONS",
+    "KUBECONFIG",
+    "LESSCLOSE",
+    "LESSKEY",
+    "LESSOPEN",
     "LOCALDOMAIN",
     "LOGNAME",
+    "MAKEFILES",
+    "MAKEFLAGS",
     "MANPAGER",
+    "MAVEN_OPTS",
+    "MFLAGS",
     "NLSPATH",
     "NODE_EXTRA_CA_CERTS",
     "NODE_OPTIONS",
     "NODE_PATH",
+    "NODE_REPL_EXTERNAL_MODULE",
     "NODE_TLS_REJECT_UNAUTHORIZED",
+    "NO_PROXY",
     "PAGER",
     "PATH",
+    "PERLLIB",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
     "PROMPT_COMMAND",
+    "PS1",
+    "PS2",
     "PS4",
     "PWD",
+    "REQUESTS_CA_BUNDLE",
     "RES_OPTIONS",
     "RUBYLIB",
     "RUBYOPT",
+    "RUSTFLAGS",
+    "SBT_OPTS",
     "SHELL",
     "SHELLOPTS",
+    "SSH_ASKPASS",
     "SSLKEYLOGFILE",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
+    "SUDO_ASKPASS",
+    "TERMCAP",
     "TERMINFO",
+    "TERMINFO_DIRS",
     "TMPDIR",
     "TZDIR",
     "USER",
     "VISUAL",
+    "WGETRC",
     "ZDOTDIR",
     "_JAVA_OPTIONS",
 ];
 
 /// Beginnings that are refused, whatever follows.
-const PREFIXES: &[&str] =
-    &["BASH_FUNC_", "BROKER_", "DYLD_", "GIT_", "LD_", "MALLOC_", "GLIBC_", "PERL5", "PYTHON", "XDG_"];
+const PREFIXES: &[&str] = &[
+    "AWS_ENDPOINT_URL",
+    "BASH_FUNC_",
+    "BROKER_",
+    "BUNDLE_",
+    "CARGO_",
+    "COMPLUS_",
+    "CORECLR_",
+    "DOTNET_",
+    "DYLD_",
+    "GIT_",
+    "GLIBC_",
+    "LD_",
+    "LUA_",
+    "MALLOC_",
+    "NPM_CONFIG_",
+    "OPENSSL_",
+    "PERL5",
+    "PIP_",
+    "PYTHON",
+    "RUSTC",
+    "UV_",
+    "XDG_",
+    "YARN_",
+];
 
 /// Longest accepted name.
 const MAX_NAME_LEN: usize = 256;
@@ -78,16 +148,36 @@ mod tests {
 
     #[test]
     fn names_that_choose_code_are_reserved() {
-        for name in
-            ["PATH", "LD_PRELOAD", "NODE_OPTIONS", "BASH_ENV", "PYTHONSTARTUP", "BROKER_LEASE", "GIT_SSH_COMMAND"]
-        {
+        for name in [
+            "PATH",
+            "LD_PRELOAD",
+            "NODE_OPTIONS",
+            "BASH_ENV",
+            "PYTHONSTARTUP",
+            "BROKER_LEASE",
+            "GIT_SSH_COMMAND",
+            "LESSOPEN",
+            "npm_config_script_shell",
+            "https_proxy",
+            "RUSTC_WRAPPER",
+            "AWS_ENDPOINT_URL_STS",
+        ] {
             assert!(is_reserved(name), "{name}");
         }
     }
 
     #[test]
     fn ordinary_names_are_not() {
-        for name in ["DATABASE_URL", "STRIPE_KEY", "PORT", "AWS_SECRET_ACCESS_KEY", "LDAP_PASSWORD", "GITHUB_TOKEN"] {
+        for name in [
+            "DATABASE_URL",
+            "STRIPE_KEY",
+            "PORT",
+            "AWS_SECRET_ACCESS_KEY",
+            "LDAP_PASSWORD",
+            "GITHUB_TOKEN",
+            "NPM_TOKEN",
+            "CARGOTOKEN",
+        ] {
             assert!(!is_reserved(name) && is_variable_name(name), "{name}");
         }
     }

@@ -98,7 +98,7 @@ fn the_local_file_takes_away_and_has_no_key_to_add() {
     assert_eq!(shop().select(&wish).unwrap().ttl.as_secs(), 300);
     let longer = Wish { narrowing: parse_local("f", "ttl = \"9h\"").unwrap(), ..Wish::default() };
     assert_eq!(shop().select(&longer).unwrap().ttl.as_secs(), 1800);
-    for text in ["secrets = {}", "[profiles.dev]", "[providers.org]", "ttl = 5"] {
+    for text in ["default-profile = \"dev\"", "secrets = {}", "[profiles.dev]", "[providers.org]", "ttl = 5"] {
         assert!(parse_local("f", text).is_err(), "{text}");
     }
 }
@@ -245,6 +245,17 @@ fn hostile_sizes_are_bounded() {
     let deep = format!("[project]\nname = \"a\"\nx = {}{}\n", "[".repeat(100_000), "]".repeat(100_000));
     assert!(read(&deep).is_err());
     assert!(read(&"#".repeat(2 << 20)).is_err());
+    let head = "[project]\nname = \"a\"\n";
+    let names = |n: usize| (0..n).map(|i| format!("\"unknown{i}\",\n")).collect::<String>();
+    assert!(read(&format!("{head}[profiles.p]\nsecrets = [\n{}]\n", names(40_000))).is_err());
+    let providers: String = (0..5_000).map(|i| format!("[providers.p{i}]\nkind = \"local\"\n")).collect();
+    let secrets: String = (0..5_000).map(|i| format!("S{i} = \"q{i}://x\"\n")).collect();
+    assert!(read(&format!("{head}{providers}[secrets]\n{secrets}")).is_err());
+    for text in
+        ["a={b=".repeat(20_000), "[\n".repeat(100_000), format!("{}=1", "a.".repeat(100_000)), "x".repeat(1 << 20)]
+    {
+        assert!(read(&text).is_err());
+    }
     assert!(started.elapsed().as_secs() < 20, "took {:?}", started.elapsed());
 }
 

@@ -168,19 +168,17 @@ fn providers(
             let hint = "give the instance another name, or leave the table out to use the one that exists".to_owned();
             reader.report(key.span(), format!("`{name}` is a reserved or already configured instance"), Some(hint));
         }
-        let place = |field: &str, table: &DeTable<'_>| table.get(field).map_or(span.clone(), Spanned::span);
-        let spans: BTreeMap<_, _> = ["kind", "ttl", "negative-ttl", "max-stale", "timeout", "endpoint", "endpoint-sts"]
-            .map(|field| (field, place(field, &table)))
-            .into();
+        let spans: BTreeMap<_, _> = table.iter().map(|(k, v)| (k.get_ref().to_string(), v.span())).collect();
+        let place = |key: &str| spans.get(key).cloned().unwrap_or(span.clone());
         let Some(instance) = read_table::<InstanceSettings>(reader, &what, key.span(), table) else {
             all.insert(name, InstanceSettings::default());
             continue;
         };
         if !kinds.contains(&instance.kind.as_str()) {
-            reader.unknown(spans["kind"].clone(), "kind of provider", &instance.kind, kinds.iter().copied());
+            reader.unknown(place("kind"), "kind of provider", &instance.kind, kinds.iter().copied());
         }
         for error in [instance.timing().err(), instance.check_addresses().err()].into_iter().flatten() {
-            reader.report(spans[error.key()].clone(), error.to_string(), None);
+            reader.report(place(error.key()), error.to_string(), None);
         }
         all.insert(name, instance);
     }
@@ -299,7 +297,11 @@ fn reference(
         Ok(reference) if instances.contains(&reference.instance.as_str()) => Some(reference),
         Ok(reference) => {
             // A connection string is a literal too, whatever its scheme: name the scheme, never the rest.
-            let hint = match nearest(&reference.instance, instances.iter().copied()) {
+            if reader.is_full() {
+                reader.report(span, String::new(), None);
+                return None;
+            }
+            let hint = match nearest(&reference.instance, instances.iter().copied().take(100)) {
                 Some(near) => format!("did you mean `{near}://`?"),
                 None => format!(
                     "add `[providers.{}]`, or, if this is the value itself, store it and write its reference",

@@ -1,7 +1,7 @@
 //! `broker.local.toml`, a developer's own file beside the manifest: it may only take away.
 //!
-//! It can choose among the profiles that exist, leave secrets out and shorten grants. There is no key that could add
-//! anything, so it needs no trust of its own.
+//! It can leave secrets out and shorten grants. There is no key that could add anything (choosing another profile could),
+//! so it needs no trust of its own.
 
 use std::time::Duration;
 
@@ -15,8 +15,6 @@ use crate::duration;
 /// What is taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Narrowing {
-    /// The profile used when none is named.
-    pub default_profile: Option<String>,
     /// Names that no run here gets.
     pub except: Vec<String>,
     /// The longest life of a grant.
@@ -26,8 +24,6 @@ pub struct Narrowing {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct LocalFile {
-    /// The profile used when none is named.
-    default_profile: Option<String>,
     /// Names that no run here gets.
     #[serde(default)]
     except: Vec<String>,
@@ -51,6 +47,6 @@ pub fn parse_local(file: &str, text: &str) -> Result<Narrowing, Vec<Diagnostic>>
         ttl
     });
     reader.finish()?;
-    let read = read.map(|local| Narrowing { default_profile: local.default_profile, except: local.except, ttl });
+    let read = read.map(|local| Narrowing { except: local.except, ttl });
     Ok(read.unwrap_or_default())
 }

@@ -26,6 +26,15 @@ pub struct Reader<'t> {
     schemas: HashMap<TypeId, Rc<serde_json::Value>>,
 }
 
+/// Longest accepted line, in bytes.
+const MAX_LINE: usize = 16 << 10;
+
+/// Deepest accepted nesting of `[` and `{`.
+const MAX_DEPTH: usize = 32;
+
+/// Most names among which the nearest to an unknown one is looked for.
+const MAX_CANDIDATES: usize = 500;
+
 /// More problems than a person would read; the rest is counted, so that a hostile text costs no more than a bad one.
 const MAX_PROBLEMS: usize = 100;
 
@@ -37,7 +46,14 @@ impl<'t> Reader<'t> {
     }
 
     /// Parses the document, reporting every syntax error, and returns what could be read.
+    ///
+    /// A text that nobody wrote by hand is refused before it is parsed: the parser's time grows faster than deep nesting
+    /// and long lines do.
     pub fn document(&mut self) -> DeTable<'t> {
+        if let Some((at, what)) = unreasonable(self.text) {
+            self.report(at..at, what.to_owned(), None);
+            return DeTable::new();
+        }
         let (table, errors) = DeTable::parse_recoverable(self.text);
         for error in errors {
             self.report(
@@ -71,7 +87,7 @@ impl<'t> Reader<'t> {
             self.left_out += 1;
             return;
         }
-        let known: Vec<_> = known.into_iter().collect();
+        let known: Vec<_> = known.into_iter().take(MAX_CANDIDATES).collect();
         let hint = match nearest(name, known.iter().copied()) {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if known.is_empty() => None,
@@ -94,7 +110,9 @@ impl<'t> Reader<'t> {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    fn is_full(&self) -> bool {
+    /// Tells whether further problems are only counted: no work is worth doing for them.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
         self.problems.len() >= MAX_PROBLEMS
     }
 
@@ -108,6 +126,30 @@ impl<'t> Reader<'t> {
     pub fn has_problems(&self) -> bool {
         !self.problems.is_empty()
     }
+}
+
+/// Returns where and why a text is not worth parsing.
+fn unreasonable(text: &str) -> Option<(usize, &'static str)> {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        if line.len() > MAX_LINE {
+            return Some((start, "the line is longer than 16 KiB"));
+        }
+        start += line.len();
+    }
+    // Brackets are counted wherever they stand, in strings too: no sound file has so many open at once.
+    let mut depth = 0_usize;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Some((at, "brackets are nested too deep"));
+        }
+    }
+    None
 }
 
 /// Lists names in backticks, separated by commas.

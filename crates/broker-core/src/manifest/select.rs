@@ -104,7 +104,7 @@ impl Manifest {
     /// # Errors
     /// A profile or a secret that does not exist, or no profile where one has to be chosen.
     pub fn select(&self, wish: &Wish) -> Result<Selection<'_>, SelectError> {
-        let profile = match wish.profile.as_ref().or(wish.narrowing.default_profile.as_ref()) {
+        let profile = match &wish.profile {
             Some(name) => name.as_str(),
             None => self.default_profile()?,
         };
