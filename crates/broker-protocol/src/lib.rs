@@ -6,5 +6,6 @@ pub mod directories;
 mod http;
 pub mod message;
 pub mod place;
+pub mod regular;
 pub mod seal;
 pub mod start;

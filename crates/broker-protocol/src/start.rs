@@ -20,6 +20,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::place::Place;
+use crate::regular;
 
 /// How long a daemon may take from its start until it serves.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -137,7 +138,8 @@ pub fn connect_or_start(place: &Place) -> Result<UnixStream, StartError> {
     }
     let path = place.start_lock();
     let refused = |source: io::Error| StartError::Lock { path: path.clone(), source };
-    let lock = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path).map_err(refused)?;
+    let options = &mut OpenOptions::new();
+    let lock = regular::open(&path, options.create(true).write(true).truncate(false).mode(0o600)).map_err(refused)?;
     let end = Instant::now() + TURN_WITHIN;
     loop {
         match lock.try_lock() {

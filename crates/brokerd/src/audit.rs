@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use broker_core::event::{Event, Record};
 use broker_core::lease::{Lease, LeaseId};
+use broker_protocol::regular;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
@@ -126,7 +127,7 @@ impl Audit {
 
     /// Returns the leases that the log began and never ended.
     pub(crate) fn open_leases(&self) -> Vec<Lease> {
-        let Ok(file) = File::open(&self.path) else { return Vec::new() };
+        let Ok(file) = regular::open(&self.path, OpenOptions::new().read(true)) else { return Vec::new() };
         let mut open: BTreeMap<LeaseId, Lease> = BTreeMap::new();
         for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             match serde_json::from_slice::<Record>(&line).map(|record| record.event) {
@@ -143,9 +144,12 @@ impl Audit {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the open log; opens it anew when it was removed under us.
+    /// Returns the open log; opens it anew when it was removed or moved away under us, or another file put in its place.
     fn open<'f>(&self, slot: &'f mut Option<File>) -> io::Result<&'f mut File> {
-        if !slot.as_ref().is_some_and(|file| file.metadata().is_ok_and(|m| m.nlink() > 0)) {
+        let identity = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let there = std::fs::symlink_metadata(&self.path).ok().map(identity);
+        let ours = slot.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        if there.is_none() || there != ours {
             *slot = Some(open_for_append(&self.path)?);
         }
         slot.as_mut().ok_or_else(|| io::Error::other("the log is not open"))
@@ -163,13 +167,8 @@ fn open_for_append(path: &Path) -> io::Result<File> {
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let mut file =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    let mut file = regular::open(path, OpenOptions::new().read(true).append(true).create(true).mode(0o600))?;
     let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     if meta.len() > 0 {
         let mut last = [0];
         file.read_exact_at(&mut last, meta.len() - 1)?;
@@ -211,6 +210,17 @@ mod tests {
         let audit = Audit::new(path.clone(), true);
         audit.append(stopped("one")).unwrap();
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        audit.append(stopped("two")).unwrap();
+        assert!(text(&path).contains("two"));
+    }
+
+    #[test]
+    fn a_log_that_was_moved_away_is_begun_anew_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let audit = Audit::new(path.clone(), false);
+        audit.append(stopped("one")).unwrap();
+        std::fs::rename(&path, dir.path().join("moved")).unwrap();
         audit.append(stopped("two")).unwrap();
         assert!(text(&path).contains("two"));
     }

@@ -10,7 +10,7 @@ use broker_policy::Policy;
 use broker_protocol::directories::Directories;
 use broker_protocol::message::{PROTOCOL, Status};
 use broker_providers::registry::Context;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::audit::Audit;
 use crate::config::ConfigFiles;
@@ -18,6 +18,7 @@ use crate::fetch::Stores;
 use crate::give_back::give_back;
 use crate::leases::Leases;
 use crate::project::Projects;
+use crate::server::BODIES_KIB;
 use crate::trust::Trust;
 
 /// The broker of one user.
@@ -45,6 +46,8 @@ pub(crate) struct Broker {
     connections: AtomicUsize,
     last_activity: Mutex<Instant>,
     quiet: Notify,
+    /// What the bodies of requests under way may hold, in KiB.
+    pub(crate) bodies: Arc<Semaphore>,
     stop: watch::Sender<Option<&'static str>>,
 }
 
@@ -74,6 +77,7 @@ impl Broker {
             connections: AtomicUsize::new(0),
             last_activity: Mutex::new(Instant::now()),
             quiet: Notify::new(),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB)),
             stop: watch::Sender::new(None),
         })
     }

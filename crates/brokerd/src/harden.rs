@@ -14,9 +14,11 @@ pub(crate) fn harden() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // A limit of 1 byte, not 0: a core that is piped to a program ignores 0, see core(5).
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
-    // One descriptor per live process and connection.
-    let files = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, maximum: files.maximum });
+    // The first client's soft limits are not everybody's. Of descriptors, one is needed per live process and connection.
+    for resource in [Resource::Nofile, Resource::As, Resource::Cpu, Resource::Data, Resource::Fsize] {
+        let limit = getrlimit(resource);
+        let _ = setrlimit(resource, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
     // A panic's payload can be made of anything: say where it happened and nothing else.
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|at| format!("{}:{}", at.file(), at.line())).unwrap_or_default();

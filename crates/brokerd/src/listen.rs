@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener;
 
 use broker_protocol::place::Place;
+use broker_protocol::regular;
 use rustix::fs::{FlockOperation, flock};
 
 /// The socket and the lock that makes it this daemon's.
@@ -32,14 +33,8 @@ pub(crate) enum ListenError {
 /// # Errors
 /// Another daemon holds the lock, or the socket cannot be made.
 pub(crate) fn listen(place: &Place) -> Result<Listening, ListenError> {
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(place.daemon_lock())?;
+    let options = &mut OpenOptions::new();
+    let lock = regular::open(&place.daemon_lock(), options.write(true).create(true).truncate(false).mode(0o600))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
         rustix::io::Errno::WOULDBLOCK => ListenError::Taken,
         error => ListenError::Io(error.into()),

@@ -61,7 +61,8 @@ impl Peer {
         let pid = credentials.pid();
         let stat = Stat::read(pid)?;
         let exe = std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-        let exe_sha256 = File::open(format!("/proc/{pid}/exe")).ok().and_then(|file| digest(file).ok());
+        let exe_sha256 = File::open(format!("/proc/{pid}/exe")).ok();
+        let exe_sha256 = exe_sha256.and_then(|file| tokio::task::block_in_place(|| digest(file)).ok());
         let peer = Self {
             principal: Principal {
                 uid: credentials.uid(),
@@ -186,6 +187,9 @@ fn read_proc(pid: i32, file: &str) -> Result<String, PeerError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Largest executable whose digest is taken: a larger one is none of ours, and would keep others waiting.
+const MAX_EXECUTABLE: u64 = 64 << 20;
+
 type FileIdentity = (u64, u64, u64, i64, i64, i64, i64);
 
 /// Returns the SHA-256 of an executable in hex, remembered by device, inode, size and times.
@@ -193,6 +197,9 @@ fn digest(mut file: File) -> io::Result<String> {
     static KNOWN: OnceLock<Mutex<HashMap<FileIdentity, String>>> = OnceLock::new();
     let known = KNOWN.get_or_init(Mutex::default);
     let m = file.metadata()?;
+    if m.len() > MAX_EXECUTABLE {
+        return Err(io::Error::other("the executable is larger than any of ours"));
+    }
     let identity = (m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
     if let Some(digest) = known.lock().unwrap_or_else(PoisonError::into_inner).get(&identity) {
         return Ok(digest.clone());

@@ -205,11 +205,20 @@ pub(crate) fn request_for(peer: &Peer, right: Right, subject: &Subject, ask: &As
         project: subject.project.as_ref().map(|p| p.manifest.project.name.clone()).unwrap_or_default(),
         profile: subject.profile.clone(),
         references: subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect(),
-        argv: ask.argv.clone(),
+        argv: ask.argv.iter().take(MAX_ARGUMENTS).map(|argument| shortened(argument, MAX_TEXT)).collect(),
         cwd: ask.cwd.clone(),
-        reason: ask.reason.clone(),
+        reason: ask.reason.as_deref().map(|reason| shortened(reason, MAX_TEXT)),
         ttl: subject.ttl,
     }
+}
+
+/// Most arguments of a command, and most bytes of each and of a reason, that are put on record.
+const MAX_ARGUMENTS: usize = 64;
+const MAX_TEXT: usize = 1024;
+
+fn shortened(text: &str, limit: usize) -> String {
+    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    if end == text.len() { text.to_owned() } else { format!("{}… ({} bytes)", &text[..end], text.len()) }
 }
 
 /// Decides on a request about the broker itself: leases, lock, status, stop, trust.

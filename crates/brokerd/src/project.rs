@@ -62,7 +62,8 @@ impl Projects {
             }
         }
         drop(kept);
-        let project = Arc::new(read(&bytes, config)?);
+        // A large manifest takes its time: others are served meanwhile.
+        let project = Arc::new(tokio::task::block_in_place(|| read(&bytes, config))?);
         kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= MAX_KEPT {
             kept.clear();

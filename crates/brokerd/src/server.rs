@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Request;
-use hyper::body::Incoming;
+use broker_protocol::message::MAX_MESSAGE_BYTES;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
@@ -25,6 +27,15 @@ use crate::routes;
 
 /// How long a connection may be silent between two requests.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long a new connection may take to be attested.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// How long a request's body may take to come, and each part of an answer to be taken.
+const BODY: Duration = Duration::from_secs(10);
+
+/// What the bodies of all requests together may hold, in KiB.
+pub(crate) const BODIES_KIB: usize = 64 << 10;
 
 /// How many connections are open at once.
 const MAX_CONNECTIONS: usize = 1024;
@@ -95,24 +106,71 @@ pub(crate) async fn serve(listener: UnixListener, broker: Arc<Broker>) {
     }
 }
 
+/// Ends when a connection had its time to say who it is and did not.
+async fn unattested(connection: &Connection) {
+    tokio::time::sleep(FIRST).await;
+    if connection.peer.get().is_some() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Reads a request's body whole, within its time and within what all bodies together may hold.
+///
+/// Only an attested peer may send one. What is read counts against the budget for as long as the returned permit lives.
+async fn whole(
+    request: Request<Incoming>,
+    connection: &Arc<Connection>,
+    budget: &Arc<Semaphore>,
+) -> Result<(Request<Body>, Option<OwnedSemaphorePermit>), Refusal> {
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(connection.clone());
+    if body.is_end_stream() {
+        return Ok((Request::from_parts(head, Body::empty()), None));
+    }
+    connection.peer()?;
+    let announced = body.size_hint().upper().unwrap_or(u64::MAX);
+    let limit = MAX_MESSAGE_BYTES.min(usize::try_from(announced).unwrap_or(usize::MAX));
+    let read = async {
+        let kib = u32::try_from(limit.div_ceil(1024)).unwrap_or(u32::MAX);
+        let held = budget.clone().acquire_many_owned(kib).await.ok();
+        (axum::body::to_bytes(Body::new(body), limit).await, held)
+    };
+    match tokio::time::timeout(BODY, read).await {
+        Ok((Ok(bytes), held)) => Ok((Request::from_parts(head, Body::from(bytes)), held)),
+        Ok((Err(_), _)) => Err(Refusal::Malformed("its body is cut off or too large".into())),
+        Err(_) => Err(Refusal::Malformed("its body did not come in time".into())),
+    }
+}
+
 async fn connection(stream: UnixStream, router: axum::Router, broker: &Broker) {
     let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
     let connection = Arc::new(Connection { socket, peer: OnceLock::new() });
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
-        let mut router = router.clone();
+    let waiting = connection.clone();
+    let budget = broker.bodies.clone();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (connection, mut router, budget) = (connection.clone(), router.clone(), budget.clone());
         async move {
-            Ok::<_, Infallible>(
-                Service::call(&mut router, request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
-            )
+            let response = match whole(request, &connection, &budget).await {
+                Ok((request, _held)) => {
+                    Service::call(&mut router, request).await.unwrap_or_else(|never| match never {})
+                }
+                Err(refusal) => routes::refuse(&refusal),
+            };
+            Ok::<_, Infallible>(response)
         }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
-    let serving = http.serve_connection(TokioIo::new(stream), service);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(BODY));
+    let serving = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = unattested(&waiting) => {
+            tracing::debug!("a connection that said nothing is closed");
+            return;
+        }
         _ = broker.stopped() => {
             serving.as_mut().graceful_shutdown();
             serving.await

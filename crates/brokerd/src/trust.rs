@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use broker_protocol::regular;
 use serde::{Deserialize, Serialize};
 
 /// The agreed manifests of one user.
@@ -84,7 +85,7 @@ impl Trust {
         let mut slot = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
             // A file that cannot be read or understood holds no agreement: the person is asked again.
-            let read = std::fs::read(&self.path).ok().and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
+            let read = read(&self.path).ok().and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
             *slot = Some(read.unwrap_or_default().pins);
         }
         slot
@@ -96,11 +97,25 @@ impl Trust {
         }
         let next = self.path.with_extension("json.next");
         let text = serde_json::to_vec_pretty(&File { pins: pins.clone() })?;
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        // Whatever lies there is not written through, be it a link or a leftover.
+        match std::fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = regular::open(&next, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
         file.write_all(&text)?;
         file.sync_all()?;
         std::fs::rename(&next, &self.path)
     }
+}
+
+/// Largest file of pins that is read.
+const MAX_BYTES: u64 = 16 << 20;
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    regular::open(path, OpenOptions::new().read(true))?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
