@@ -6,15 +6,17 @@
 //! sandbox, and the daemon would run it outside. So there it does not count. The text that was checked is the text that
 //! is parsed.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use broker_core::sign_in::SignIn;
+use rustix::fs::OFlags;
 
-/// Largest profile file that is read, in bytes.
+/// Largest profile or token file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// The setting that names a command.
@@ -63,7 +65,10 @@ pub(crate) fn read(sign_in: &SignIn) -> Result<EnvConfigFiles, ProfileError> {
     let mut files = EnvConfigFiles::builder();
     for (kind, variable, name) in FILES {
         let Some((path, is_named)) = place(sign_in, variable, name)? else { continue };
-        let text = read_text(&path).map_err(|source| ProfileError::Io { path: path.clone(), source })?;
+        let text = match read_text(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(|source| ProfileError::Io { path: path.clone(), source })?,
+        };
         // Anywhere in the text, a comment included: a stricter reading than the parser's cannot be fooled by it.
         if is_named && text.to_ascii_lowercase().contains(COMMAND) {
             return Err(ProfileError::Command { path });
@@ -88,16 +93,18 @@ fn place(sign_in: &SignIn, variable: &'static str, name: &str) -> Result<Option<
     if path.is_absolute() { Ok(Some((path, !is_own))) } else { Err(ProfileError::Relative(variable)) }
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
-    let about = match fs::metadata(path) {
-        Ok(about) => about,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(error) => return Err(error),
-    };
-    if !about.is_file() || about.len() > MAX_FILE {
+/// Reads a file that a variable may name. Blocks, but for no device or FIFO.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidInput`] for what is no regular file or larger than [`MAX_FILE`].
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    // Opening a FIFO would otherwise wait for a writer that never comes.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let mut text = String::new();
+    // The length is checked by reading: a file of /proc has none and one that grows has another.
+    if !file.metadata()?.is_file() || file.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file of at most 1 MiB"));
     }
-    let mut text = String::new();
-    fs::File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
 }

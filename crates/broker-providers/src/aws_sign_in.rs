@@ -314,7 +314,7 @@ impl WebIdentity {
     async fn credentials(&self) -> provider::Result {
         let file = self.token_file.clone();
         // Read anew each time: the token is rotated in place.
-        let token = tokio::task::spawn_blocking(move || std::fs::read_to_string(file))
+        let token = tokio::task::spawn_blocking(move || aws_profile::read_text(&file))
             .await
             .map_err(CredentialsError::unhandled)?
             .map_err(CredentialsError::invalid_configuration)?;

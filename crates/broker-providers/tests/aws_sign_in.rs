@@ -204,6 +204,28 @@ async fn a_web_identity_is_exchanged_for_a_role() {
 }
 
 #[tokio::test]
+async fn a_web_identity_token_that_is_no_small_regular_file_is_refused_at_once() {
+    let (fake, seen) = signers();
+    let dir = tempfile::tempdir().unwrap();
+    let files = files(dir.path(), "", "");
+    let (fifo, large) = (dir.path().join("fifo"), dir.path().join("large"));
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    fs::write(&large, "x".repeat((1 << 20) + 1)).unwrap();
+    for token in [Path::new("/dev/zero"), &fifo, &large] {
+        let identity = [
+            ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/ci"),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+        ];
+        let started = Instant::now();
+        let error = ask(&registry(dir.path()), &aws(&fake.url()), &with(&files, &identity)).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unauthenticated, "{error}");
+        assert!(error.cause.contains("no regular file of at most 1 MiB"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{token:?}: {:?}", started.elapsed());
+    }
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_session_that_expired_is_unauthenticated() {
     let ministack = server("BROKER_TEST_MINISTACK");
     let config = aws_sdk_sts::Config::builder()
