@@ -6,15 +6,16 @@
 //! sandbox, and the daemon would run it outside. So there it does not count. The text that was checked is the text that
 //! is parsed.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use broker_core::sign_in::SignIn;
 use rustix::fs::OFlags;
+
+use crate::file_stamp::{FileStamp, FilesStamp};
 
 /// Largest profile or token file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -49,15 +50,13 @@ pub(crate) enum ProfileError {
     },
 }
 
-/// The time of the last change and the length of each file, where it exists.
-pub(crate) type FilesStamp = [Option<(SystemTime, u64)>; 2];
-
-/// Looks at the files without reading them: a person who edits one means it at once. Two calls of `stat`.
+/// Looks at the files that a sign-in reads, without reading them: whoever edits one means it at once. At most three calls
+/// of `stat`.
 pub(crate) fn stamp(sign_in: &SignIn) -> FilesStamp {
-    FILES.map(|(_, variable, name)| {
-        let about = fs::metadata(place(sign_in, variable, name).ok()??.0).ok()?;
-        Some((about.modified().ok()?, about.len()))
-    })
+    let profiles = FILES.map(|(_, variable, name)| place(sign_in, variable, name).ok().flatten());
+    let token = sign_in.text("AWS_WEB_IDENTITY_TOKEN_FILE").map(PathBuf::from);
+    let paths = profiles.into_iter().map(|place| place.map(|(path, _)| path)).chain([token]);
+    FilesStamp(paths.map(|path| FileStamp::of(&path?)).collect())
 }
 
 /// Reads the files that apply. A missing one is empty, as for the AWS CLI. Blocks.

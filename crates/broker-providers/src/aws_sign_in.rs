@@ -25,7 +25,8 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use broker_core::instance::InstanceSettings;
 use broker_core::sign_in::SignIn;
 
-use crate::aws_profile::{self, FilesStamp, ProfileError};
+use crate::aws_profile::{self, ProfileError};
+use crate::file_stamp::FilesStamp;
 
 /// The caller's variables that are read.
 pub(crate) const SIGN_IN_ENV: &[&str] = &[
@@ -106,7 +107,7 @@ impl SignInPlan {
         self.profile.as_deref().or_else(|| self.sign_in.text("AWS_PROFILE")).unwrap_or("default")
     }
 
-    /// Tells the state of the profile files, to notice that one was edited.
+    /// Tells the state of the files that signing in reads, to notice that one was edited.
     pub(crate) fn files_stamp(&self) -> FilesStamp {
         aws_profile::stamp(&self.sign_in)
     }

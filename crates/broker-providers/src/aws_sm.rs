@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::aws_answer::{Action, Fault, is_deleted, persist};
 use crate::aws_sign_in::SignInPlan;
 pub(crate) use crate::aws_sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
+use crate::file_stamp::FilesStamp;
 use crate::provider::{Capabilities, ErrorKind, FetchOptions, Fetched, Listed, Provider, ProviderError, Retry};
 use crate::registry::Opening;
 
@@ -74,8 +75,8 @@ struct AwsSecretsManager {
 struct Session {
     client: Client,
     region: String,
-    /// The profile files as they were: a session of an edited file is no longer anybody's.
-    files: crate::aws_profile::FilesStamp,
+    /// The files of the sign-in as they were: a session of an edited file is no longer anybody's.
+    files: FilesStamp,
 }
 
 /// The results of one fetch, by id as asked for.

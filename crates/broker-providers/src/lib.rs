@@ -13,6 +13,7 @@ mod clock;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod field;
+mod file_stamp;
 mod flight;
 pub mod local;
 mod local_crypto;

@@ -1,8 +1,9 @@
 //! The kinds of providers, one row each, and the instances that are open.
 //!
 //! A provider is opened for one instance, its settings and the identity of whoever asks: the digest of the sign-in
-//! variables that its kind reads is part of the key, so one identity never gets what another one fetched. A new kind is
-//! one file, its `mod` line and one row of [`KINDS`].
+//! variables that its kind reads is part of the key, so one identity never gets what another one fetched. Where the files
+//! of the sign-in changed since, it is opened anew and what it held is forgotten. A new kind is one file, its `mod` line
+//! and one row of [`KINDS`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,11 +15,12 @@ use broker_core::instance::InstanceSettings;
 use broker_core::sign_in::SignIn;
 
 use crate::aws_http::Transport;
-use crate::aws_sm;
 use crate::cached::Cached;
+use crate::file_stamp::FilesStamp;
 use crate::local::LocalStore;
 use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
+use crate::{aws_profile, aws_sm};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -36,6 +38,8 @@ pub struct Kind {
     pub sign_in_env: &'static [&'static str],
     /// Credentials among them, which a child must not inherit.
     pub bootstrap_env: &'static [&'static str],
+    /// Looks at the files that it signs in with. Their state is part of the identity, too.
+    pub(crate) sign_in_files: fn(&SignIn) -> FilesStamp,
     /// What it can do.
     pub capabilities: Capabilities,
     /// Whether fetched values are held for the instance's `ttl`. Not for a store that is at hand anyway.
@@ -57,6 +61,7 @@ pub const KINDS: &[Kind] = &[
         keys: with_timing!["region", "profile", "assume-role", "endpoint", "endpoint-sts"],
         sign_in_env: aws_sm::SIGN_IN_ENV,
         bootstrap_env: aws_sm::BOOTSTRAP_ENV,
+        sign_in_files: aws_profile::stamp,
         capabilities: aws_sm::CAPABILITIES,
         cached: true,
         open: aws_sm::open,
@@ -67,6 +72,7 @@ pub const KINDS: &[Kind] = &[
         keys: &["timeout"],
         sign_in_env: &[],
         bootstrap_env: &[],
+        sign_in_files: |_| FilesStamp::default(),
         capabilities: crate::local::CAPABILITIES,
         cached: false,
         open: crate::local::open,
@@ -174,6 +180,8 @@ struct Key {
 
 struct Open {
     opened: Opened,
+    /// The files of its sign-in when it was opened.
+    files: FilesStamp,
     cached: Option<Arc<Cached>>,
     last_use: u64,
 }
@@ -214,13 +222,24 @@ impl Registry {
         let timing = settings.timing().map_err(|error| refuse(error.to_string(), None))?;
         let sign_in = sign_in.only(kind.sign_in_env);
         let key = Key { instance: instance.to_owned(), settings: settings.clone(), identity: sign_in.digest() };
+        // Looked at before anything is read: what was read of a later state is held under an earlier one, and dropped.
+        let files = (kind.sign_in_files)(&sign_in);
 
         let mut open = self.lock();
         open.uses += 1;
         let now = open.uses;
-        if let Some(known) = open.providers.get_mut(&key) {
-            known.last_use = now;
-            return Ok(known.opened.clone());
+        match open.providers.get_mut(&key) {
+            Some(known) if known.files == files => {
+                known.last_use = now;
+                return Ok(known.opened.clone());
+            }
+            Some(_) => {
+                // The same variables now lead to other credentials: what the former ones fetched is nobody's.
+                if let Some(gone) = open.providers.remove(&key) {
+                    gone.forget();
+                }
+            }
+            None => {}
         }
         let calls = Arc::clone(open.calls.entry(instance.to_owned()).or_default());
         let provider = (kind.open)(&Opening { instance, settings, sign_in, calls, shared: &self.shared })?;
@@ -237,7 +256,7 @@ impl Registry {
                 gone.forget();
             }
         }
-        open.providers.insert(key, Open { opened: opened.clone(), cached, last_use: now });
+        open.providers.insert(key, Open { opened: opened.clone(), files, cached, last_use: now });
         Ok(opened)
     }
 

@@ -108,6 +108,73 @@ async fn an_edited_profile_file_counts_at_once() {
     assert_eq!(keys, ["AKIAONE", "AKIASECOND"]);
 }
 
+/// Asks without `refresh`: what is held is served.
+async fn ask_again(registry: &Registry, settings: &InstanceSettings, sign_in: &SignIn) {
+    let open = |name: &str| registry.open(name, settings, sign_in);
+    resolve(&[reference("org://a")], ResolveOptions::default(), open).await.remove(0).unwrap();
+}
+
+#[tokio::test]
+async fn a_value_held_for_one_sign_in_file_is_not_served_to_its_successor() {
+    let (fake, seen) = signers();
+    let dir = tempfile::tempdir().unwrap();
+    let registry = registry(dir.path());
+    let keys = |id: &str| format!("[default]\naws_access_key_id={id}\naws_secret_access_key=x\n");
+    let variables = files(dir.path(), "", &keys("AKIAONE"));
+    let (settings, sign_in) = (aws(&fake.url()), with(&variables, &[]));
+    ask_again(&registry, &settings, &sign_in).await;
+    ask_again(&registry, &settings, &sign_in).await;
+    assert_eq!(seen.lock().unwrap().len(), 1, "it is held");
+
+    // As inconspicuous as can be: the same length, the same time, in place.
+    let credentials = dir.path().join("credentials");
+    let modified = fs::metadata(&credentials).unwrap().modified().unwrap();
+    fs::write(&credentials, keys("AKIATWO")).unwrap();
+    fs::File::options().write(true).open(&credentials).unwrap().set_modified(modified).unwrap();
+    ask_again(&registry, &settings, &sign_in).await;
+    assert_eq!(registry.held_values(), 1, "what the former key fetched is forgotten");
+
+    // Replaced by a file that was there before.
+    fs::write(dir.path().join("other"), keys("AKIATRI")).unwrap();
+    fs::rename(dir.path().join("other"), &credentials).unwrap();
+    ask_again(&registry, &settings, &sign_in).await;
+    let signers: Vec<_> = seen.lock().unwrap().iter().map(|(key, _)| key.clone()).collect();
+    assert_eq!(signers, ["AKIAONE", "AKIATWO", "AKIATRI"]);
+}
+
+#[tokio::test]
+async fn another_web_identity_token_is_another_identity() {
+    let (fake, seen) = signers();
+    let sts = FakeAws::new(Duration::ZERO, |call| {
+        let body = format!(
+            "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+            <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIA{}</AccessKeyId><SecretAccessKey>x\
+            </SecretAccessKey><SessionToken>x</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>\
+            </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+            call.nth
+        );
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/xml\r\ncontent-length: {}\r\n\r\n", body.len());
+        Reply::Raw(format!("{head}{body}").into_bytes())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let registry = registry(dir.path());
+    let token = dir.path().join("token");
+    let settings = InstanceSettings { endpoint_sts: Some(sts.url()), ..aws(&fake.url()) };
+    let identity = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/ci"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let sign_in = with(&files(dir.path(), "", ""), &identity);
+    for text in ["a.b.c", "a.b.c", "d.e.f"] {
+        if fs::read_to_string(&token).ok().as_deref() != Some(text) {
+            fs::write(&token, text).unwrap();
+        }
+        ask_again(&registry, &settings, &sign_in).await;
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() == 2 && seen[0].0 != seen[1].0, "{seen:?}");
+}
+
 #[tokio::test]
 async fn a_command_in_a_file_that_a_variable_names_is_never_run() {
     let (fake, seen) = signers();
