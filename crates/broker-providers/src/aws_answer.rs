@@ -41,7 +41,8 @@ impl Fault {
 
     /// Returns the fault that AWS names by `code`, in a failed request or in one entry of a batch.
     pub(crate) fn named(code: &str, message: &str, status: u16, action: Action) -> Self {
-        let cause = if message.is_empty() { safe(code) } else { format!("{}: {}", safe(code), safe(message)) };
+        // Cut as a whole: a code may be as long as a message.
+        let cause = if message.is_empty() { safe(code) } else { safe(&format!("{code}: {message}")) };
         Self { kind: kind_of(code, message, status, action), code: Some(safe(code)), cause }
     }
 
@@ -268,6 +269,16 @@ mod tests {
         }
         let refused = Fault::named("InvalidParameterException", "too long", 400, Action::Write);
         assert_eq!(refused.kind, ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn however_long_a_code_and_a_message_are_the_cause_is_cut_at_500_characters() {
+        let long = "\u{202e}x".repeat(100_000);
+        for (code, message) in [("AccessDenied", long.as_str()), (&long, ""), (&long, &long)] {
+            let fault = Fault::named(code, message, 400, Action::Read);
+            assert!(fault.cause.chars().count() <= 501 && fault.cause.ends_with('…'), "{}", fault.cause);
+            assert!(fault.code.is_some_and(|code| code.chars().count() <= 501));
+        }
     }
 
     #[test]

@@ -9,21 +9,24 @@ use std::fmt::Write as _;
 /// Longest text that is passed on, in characters.
 pub(crate) const MAX_CHARS: usize = 500;
 
-/// Escapes control and direction-changing characters of `text` and cuts it at [`MAX_CHARS`].
+/// Escapes control and direction-changing characters of `text` and cuts it at [`MAX_CHARS`] with `…`.
 pub(crate) fn safe(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MAX_CHARS));
-    for (count, c) in text.trim().chars().enumerate() {
-        if count == MAX_CHARS {
+    // Counted as shown: an escaped character is many.
+    let mut left = MAX_CHARS;
+    for c in text.trim().chars() {
+        let escaped = (c.is_control() && !c.is_whitespace()) || is_invisible(c);
+        let shown = if escaped { c.escape_unicode().len() } else { 1 };
+        if shown > left {
             out.push('…');
             break;
         }
-        match c {
-            '\n' | '\r' | '\t' => out.push(' '),
-            c if c.is_control() || is_invisible(c) => {
-                // Writing to a `String` does not fail.
-                let _ = write!(out, "{}", c.escape_unicode());
-            }
-            c => out.push(c),
+        left -= shown;
+        if escaped {
+            // Writing to a `String` does not fail.
+            let _ = write!(out, "{}", c.escape_unicode());
+        } else {
+            out.push(if c.is_control() { ' ' } else { c });
         }
     }
     out
@@ -60,6 +63,10 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut() {
-        assert_eq!(safe(&"x".repeat(10_000)).chars().count(), MAX_CHARS + 1);
+        for c in ["x", "ü", "\x1b", "\u{e0041}"] {
+            let cut = safe(&c.repeat(10_000));
+            assert!(cut.ends_with('…') && (MAX_CHARS - 10..=MAX_CHARS + 1).contains(&cut.chars().count()), "{cut}");
+        }
+        assert_eq!(safe(&"x".repeat(MAX_CHARS)), "x".repeat(MAX_CHARS));
     }
 }
