@@ -36,7 +36,7 @@ pub struct Kind {
     pub keys: &'static [&'static str],
     /// The caller's variables that it reads. They are part of the identity.
     pub sign_in_env: &'static [&'static str],
-    /// Credentials among them, which a child must not inherit.
+    /// Variables that are or lead to a credential of its manager, which a child must not inherit.
     pub bootstrap_env: &'static [&'static str],
     /// Looks at the files that it signs in with. Their state is part of the identity, too.
     pub(crate) sign_in_files: fn(&SignIn) -> FilesStamp,

@@ -147,6 +147,29 @@ fn every_kind_has_a_name_a_scheme_and_reads_only_variables_that_travel() {
         assert_eq!(Kind::of_scheme(row.scheme).map(|k| k.kind), Some(row.kind));
         assert!(broker_core::reference::is_instance_name(row.scheme));
         assert!(row.sign_in_env.iter().all(|name| broker_core::sign_in::travels(name)), "{}", row.kind);
-        assert!(row.bootstrap_env.iter().all(|name| row.sign_in_env.contains(name)), "{}", row.kind);
+        assert!(row.bootstrap_env.is_sorted());
+    }
+}
+
+#[test]
+fn no_variable_that_leads_to_a_credential_of_aws_is_left_to_the_child() {
+    let aws = Kind::named("aws-secrets-manager").unwrap();
+    // What is read and is no credential.
+    let harmless = ["AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED", "AWS_REGION"];
+    for name in aws.sign_in_env {
+        assert_ne!(harmless.contains(name), aws.bootstrap_env.contains(name), "{name}");
+    }
+    // What only the child's SDK would read.
+    for name in [
+        "AWS_ACCESS_KEY",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_DEFAULT_PROFILE",
+        "AWS_SECRET_KEY",
+        "AWS_SECURITY_TOKEN",
+    ] {
+        assert!(aws.bootstrap_env.contains(&name), "{name}");
     }
 }
