@@ -98,6 +98,40 @@ fn clients_that_connect_and_say_nothing_hurt_nobody() {
 }
 
 #[test]
+fn bodies_that_never_end_hurt_nobody() {
+    let (home, manifest) = one(b"value");
+    let project = home.project("one", manifest).trusted();
+    let half = b"POST /v1/grant HTTP/1.1\r\nHost: b\r\nContent-Length: 1000\r\n\r\nx";
+    let mut hanging = Vec::new();
+    for attested in [false, true] {
+        for _ in 0..300 {
+            let mut wire = Wire::connect(&home.socket()).expect("it accepts");
+            if attested {
+                assert_eq!(wire.exchange("GET", "/v1/attest", b"").expect("an answer").status(), 200);
+            }
+            wire.send(half).expect("it reads");
+            hanging.push(wire);
+        }
+    }
+    let began = Instant::now();
+    project.exec(["/bin/true"]).succeed();
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let mut attested = hanging.pop().expect("the last one");
+    let told = attested.read_to_end().expect("it is answered and closed in time");
+    assert!(told.starts_with(b"HTTP/1.1 4"), "{:?}", String::from_utf8_lossy(&told));
+}
+
+#[test]
+fn a_daemon_of_another_home_is_refused_with_words() {
+    let (home, manifest) = one(b"value");
+    let project = home.project("one", manifest).trusted();
+    project.exec(["/bin/true"]).succeed();
+    let elsewhere = home.root().join("elsewhere");
+    let refused = project.exec(["/bin/true"]).env("XDG_CONFIG_HOME", elsewhere).run();
+    refused.expect_error(125, "daemon").expect_words(["other directories", "broker daemon stop"]);
+}
+
+#[test]
 fn a_request_without_attestation_or_without_sense_is_refused_with_words() {
     let home = Home::new();
     let _ = home.start_daemon();
