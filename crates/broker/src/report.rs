@@ -111,7 +111,8 @@ impl Report {
     pub(crate) fn fault(&self, fault: &Fault) {
         let Some(first) = fault.problems.first() else { return };
         if self.json {
-            say(&format!("{}\n", json!({ "code": first.code, "problems": fault.problems })));
+            let text = json!({ "code": first.code, "problems": fault.problems }).to_string();
+            say(&format!("{}\n", printable_json(&text)));
             return;
         }
         say(&fault.problems.iter().map(|problem| self.problem(problem)).collect::<String>());
@@ -143,7 +144,8 @@ impl Report {
         }
     }
 
-    /// Says what a person asked to be told, quiet or not. Lines are escaped one by one.
+    /// Says what a person asked to be told, quiet or not. Lines are escaped one by one; what is foreign within a line must
+    /// be [`printable`] before, or its line feeds make lines.
     pub(crate) fn tell(&self, text: &str) {
         say(&text.lines().map(|line| format!("{}\n", printable(line))).collect::<String>());
     }
@@ -177,27 +179,55 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Fault> {
     })
 }
 
-/// Writes a value of ours as indented JSON to standard output.
+/// Writes a value of ours as indented JSON to standard output, escaped like [`printable_json`] wherever that leads: it may
+/// be piped on to a terminal.
 pub(crate) fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Fault> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Fault::new(ErrorCode::Internal, error.to_string()))?;
-    print(&(text + "\n"))
+    print(&(printable_json(&text).into_owned() + "\n"))
 }
 
-/// Escapes what would act on a terminal: control characters, and those that reorder text (Unicode UAX 9).
+/// Escapes what would act on a terminal or mislead whoever reads it: see [`misleads`].
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(acts) {
+    escaped(text, misleads, |c, shown| shown.extend(c.escape_default()))
+}
+
+/// Escapes the same within JSON text, which stays the same JSON. Line feeds between its tokens are kept: within its
+/// strings there are none.
+fn printable_json(text: &str) -> Cow<'_, str> {
+    escaped(
+        text,
+        |c| c != '\n' && misleads(c),
+        |c, shown| {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        },
+    )
+}
+
+fn escaped(text: &str, must: impl Fn(char) -> bool, escape: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    if !text.contains(&must) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        if acts(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if must(c) { escape(c, &mut shown) } else { shown.push(c) }
     }
     Cow::Owned(shown)
+}
+
+/// Tells whether a character draws on a terminal, reorders text or can't be seen.
+///
+/// Control characters (C0, DEL, C1); line and paragraph separators; bidirectional formatting (Unicode UAX 9); what is
+/// `Default_Ignorable_Code_Point` in Unicode's `DerivedCoreProperties.txt`; interlinear annotation.
+fn misleads(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Makes a panic say where it was and never what it said: a payload may quote a value.
@@ -228,6 +258,24 @@ mod tests {
     fn foreign_text_cannot_draw_on_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\r\n\u{202e}c"), "a\\u{1b}[2Jb\\r\\n\\u{202e}c");
         assert!(matches!(printable("plain ä"), Cow::Borrowed(_)));
+    }
+
+    const MISLEADING: &str = "\u{ad}\u{61c}\u{180e}\u{200b}\u{200f}\u{202a}\u{202e}\u{2060}\u{2069}\u{feff}\
+        \u{e0000}\u{e007f}\u{80}\u{9b}\u{9f}\u{7f}\u{fe0f}\u{3164}";
+
+    #[test]
+    fn nothing_invisible_stays_invisible() {
+        for c in MISLEADING.chars() {
+            assert_eq!(printable(&c.to_string()), c.escape_default().to_string());
+        }
+    }
+
+    #[test]
+    fn json_cannot_draw_on_the_terminal_and_stays_the_same_json() {
+        let value = json!({ "name": MISLEADING, "other": ["ä", "\x1b[2J\n"] });
+        let shown = printable_json(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
+        assert!(!shown.contains(|c: char| c != '\n' && misleads(c)), "{shown:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
     }
 
     #[test]
