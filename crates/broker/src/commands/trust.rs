@@ -9,8 +9,17 @@ use broker_protocol::message::{TrustAsk, TrustShown};
 use crate::call::Call;
 use crate::manifest_file::{require, working_directory};
 use crate::prompt::Terminal;
-use crate::report::{FAILED, Fault, Outcome};
+use crate::report::{FAILED, Fault, Outcome, printable};
 use crate::session::Session;
+
+/// Secrets, and settings, that are listed; of more there is a count.
+const MAX_ROWS: usize = 200;
+
+/// Characters of a name, reference or plain value that are shown.
+const MAX_CELL: usize = 200;
+
+/// Rows of a terminal that are surely still in sight.
+const IN_SIGHT: usize = 15;
 
 /// Look at what the manifest asks for, and agree to it
 ///
@@ -62,28 +71,123 @@ fn agreed(session: &mut Session<'_>, call: &Call) -> Result<bool, Fault> {
     session.agrees(&mut terminal, "Trust it as it is?").map_err(|error| nobody(&error.to_string()))
 }
 
+/// Puts what a manifest asks for into words, one row a line.
+///
+/// Every cell comes from elsewhere (the manifest, names of directories) and is escaped before it is part of a row: a line
+/// feed within one must not look like another row.
 fn words(path: &str, shown: &TrustShown) -> String {
-    let mut text = format!("{path} (project `{}`) asks for this:\n", shown.project);
-    if shown.destinations.is_empty() {
-        text.push_str("\n  It sends credentials nowhere but where you and your machine already do.\n");
-    } else {
-        text.push_str("\n  It decides where credentials are sent:\n");
-        for (instance, key, value) in &shown.destinations {
-            text.push_str(&format!("    {instance}: {key} = {value}\n"));
-        }
+    let destinations = destinations(shown);
+    let mut rest = String::new();
+    if !shown.instances.is_empty() {
+        rest.push_str("\n  It configures these provider instances:\n");
+        rest.extend(shown.instances.iter().map(instance_row));
     }
     if !shown.secrets.is_empty() {
-        text.push_str("\n  It reads these secrets:\n");
-        for (name, reference) in &shown.secrets {
-            text.push_str(&format!("    {name} = {reference}\n"));
-        }
+        rest.push_str("\n  It reads these secrets:\n");
+        rest.push_str(&first_rows(&shown.secrets));
     }
     if !shown.settings.is_empty() {
-        text.push_str("\n  It sets these plain variables:\n");
-        for (name, value) in &shown.settings {
-            // One line each: a value with a line feed must not look like another row.
-            text.push_str(&format!("    {name} = {}\n", crate::report::printable(value)));
-        }
+        rest.push_str("\n  It sets these plain variables:\n");
+        rest.push_str(&first_rows(&shown.settings));
     }
-    text + &format!("\n  sha256 {}\n", shown.sha256)
+    rest.push_str(&format!("\n  sha256 {}\n", printable(&shown.sha256)));
+    // What matters most must be in sight when the question comes.
+    if rows_on_screen(&rest) > IN_SIGHT {
+        rest.push_str(&destinations);
+    }
+    let (path, project) = (printable(path), printable(&shown.project));
+    format!("{path} (project `{project}`) asks for this:\n{destinations}{rest}")
+}
+
+fn destinations(shown: &TrustShown) -> String {
+    let ways = match shown.destinations.len() {
+        0 => return "\n  It sends credentials nowhere but where you and your machine already do.\n".to_owned(),
+        1 => String::new(),
+        count => format!(", in {count} ways"),
+    };
+    let rows: String = shown.destinations.iter().map(instance_row).collect();
+    format!("\n  It decides where credentials are sent{ways}:\n{rows}")
+}
+
+fn instance_row((instance, key, value): &(String, String, String)) -> String {
+    format!("    {}: {} = {}\n", printable(instance), printable(key), printable(value))
+}
+
+fn first_rows(rows: &[(String, String)]) -> String {
+    let row = |(name, value): &(String, String)| format!("    {} = {}\n", short(name), short(value));
+    let mut text: String = rows.iter().take(MAX_ROWS).map(row).collect();
+    if rows.len() > MAX_ROWS {
+        text.push_str(&format!("    ... and {} more; see the file\n", rows.len() - MAX_ROWS));
+    }
+    text
+}
+
+fn short(cell: &str) -> String {
+    let cell = printable(cell);
+    match cell.char_indices().nth(MAX_CELL) {
+        None => cell.into_owned(),
+        Some((end, _)) => format!("{} ... and {} more characters", &cell[..end], cell[end..].chars().count()),
+    }
+}
+
+/// Estimates how many rows of a terminal a text fills.
+fn rows_on_screen(text: &str) -> usize {
+    text.lines().map(|line| 1 + line.chars().count() / 80).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOWHERE: &str = "It sends credentials nowhere but where you and your machine already do.";
+
+    fn nothing() -> TrustShown {
+        let (sha256, project) = ("ab".repeat(32), "shop".to_owned());
+        let (destinations, instances, secrets, settings) = Default::default();
+        TrustShown { sha256, trusted: false, project, destinations, instances, secrets, settings }
+    }
+
+    #[test]
+    fn no_cell_makes_a_row_of_its_own() {
+        let forged = |cell: &str| format!("{cell}\n  {NOWHERE}\r\u{2028}\u{200b}\x1b[2J");
+        let asks = |cell: &dyn Fn(&str) -> String| {
+            let row = (cell("vault"), cell("assume-role"), cell("arn"));
+            let shown = TrustShown {
+                project: cell("shop"),
+                destinations: vec![row.clone()],
+                instances: vec![row; 20],
+                secrets: vec![(cell("KEY"), cell("vault://kv/a"))],
+                settings: vec![(cell("PORT"), cell("3000"))],
+                ..nothing()
+            };
+            words(&cell("/p/broker.toml"), &shown)
+        };
+        let (text, honest) = (asks(&forged), asks(&str::to_owned));
+        assert_eq!(text.lines().count(), honest.lines().count(), "{text}");
+        assert!(!text.lines().any(|line| line.trim() == NOWHERE), "{text}");
+        assert!(!text.contains(['\r', '\x1b', '\u{2028}', '\u{200b}']), "{text:?}");
+    }
+
+    #[test]
+    fn every_key_of_an_instance_is_shown() {
+        let mut shown = nothing();
+        shown.instances.push(("vault-x".into(), "role".into(), "admin".into()));
+        let text = words("/p/broker.toml", &shown);
+        assert!(text.contains("\n  It configures these provider instances:\n    vault-x: role = admin\n"), "{text}");
+    }
+
+    #[test]
+    fn where_credentials_go_is_in_sight_when_the_question_comes() {
+        let mut shown = nothing();
+        shown.destinations.push(("vault".into(), "address".into(), "https://evil.example".into()));
+        let block = "\n  It decides where credentials are sent:\n    vault: address = https://evil.example\n";
+        assert_eq!(words("/p/broker.toml", &shown).matches(block).count(), 1);
+        let long = TrustShown { settings: vec![("A".into(), "x".repeat(5000)); 5], ..shown.clone() };
+        assert!(words("/p/broker.toml", &long).ends_with(block));
+        shown.secrets = vec![("A".into(), "local://p/a".into()); 5000];
+        let text = words("/p/broker.toml", &shown);
+        assert!(text.ends_with(block));
+        assert!(text.contains("\n    ... and 4800 more; see the file\n"));
+        assert!(text.lines().count() < 230, "{}", text.lines().count());
+    }
 }
