@@ -49,11 +49,8 @@ impl Args {
 pub(crate) fn run(args: Args, call: &Call) -> Outcome {
     match args.command {
         Command::List { json } => {
-            // No daemon, no lease: it ends them when it stops.
-            let leases = match Session::existing(call)? {
-                Some(mut session) => session.ask(|connection| connection.leases())?.leases,
-                None => Vec::new(),
-            };
+            // Started where none runs: one that was killed ended nothing, and the next takes up what it left.
+            let leases = Session::open(call)?.ask(|connection| connection.leases())?.leases;
             if json { print_json(&leases)? } else { print(&words(&leases))? }
         }
         Command::End { id, .. } => {
