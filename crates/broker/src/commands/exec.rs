@@ -18,7 +18,7 @@ use super::explain;
 use crate::ask::{Selected, parse_duration};
 use crate::call::Call;
 use crate::manifest_file::{require, working_directory};
-use crate::report::{BROKER_FAILED, Fault, Outcome, print};
+use crate::report::{BROKER_FAILED, Fault, Outcome, print, printable};
 use crate::session::Session;
 
 /// What it is, in one line.
@@ -108,7 +108,8 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
     let mut session = Session::open(call)?;
     if args.explain {
         let explained = session.ask(|connection| connection.explain(&ask))?;
-        print(&format!("command   {}\n{}", program.display(), explain::words(&explained)))?;
+        let program = program.display().to_string();
+        print(&format!("command   {}\n{}", printable(&program), explain::words(&explained)))?;
         return Ok(0);
     }
     let granted = session.ask(|connection| connection.grant(&ask))?;

@@ -5,7 +5,7 @@ use broker_protocol::message::Explained;
 use crate::ask::Selected;
 use crate::call::Call;
 use crate::manifest_file::{require, working_directory};
-use crate::report::{Outcome, print, print_json};
+use crate::report::{Outcome, print, print_json, printable};
 use crate::session::Session;
 use crate::table::columns;
 
@@ -52,12 +52,12 @@ pub(crate) fn words(explained: &Explained) -> String {
         .collect();
     format!(
         "project   {}\nprofile   {}\ntrusted   {trusted}\ndecision  {} ({})\nttl       {ttl}\nsettings  {}\nwithheld  {}\n\n{}",
-        explained.project,
-        explained.profile,
-        explained.decision,
-        explained.rule,
-        listed(&explained.settings),
-        listed(&explained.removed),
+        printable(&explained.project),
+        printable(&explained.profile),
+        printable(&explained.decision),
+        printable(&explained.rule),
+        printable(&listed(&explained.settings)),
+        printable(&listed(&explained.removed)),
         columns(["SECRET", "REFERENCE", "KIND", "NEEDED", "WHAT FOR"], &rows)
     )
 }
