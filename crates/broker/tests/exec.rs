@@ -383,3 +383,33 @@ fn trust_agrees_to_what_was_shown_and_to_nothing_without_a_person() {
     assert!(stderr.contains("error[approval-needed]") && stderr.contains("broker trust --yes"), "{stderr}");
     assert!(world.broker(&["trust", "--yes"]).status().unwrap().success());
 }
+
+#[test]
+fn leases_that_a_killed_daemon_left_are_looked_for_by_starting_the_next() {
+    for line in [&["lease", "list"][..], &["lease", "end", "--all"], &["lock"]] {
+        let world = World::new();
+        // The daemon that belongs to this copy tells that it was started, and serves nothing. Another process writes both:
+        // a descriptor of ours that a child of another test inherits would make them busy (execve(2), ETXTBSY).
+        let made = shell(
+            &world,
+            r#"cp BROKER ../broker; printf '#!/bin/sh\n: > "$HOME/started"\nexit 1\n' > ../brokerd; chmod +x ../brokerd"#,
+        );
+        assert!(made.status.success());
+        let output = world.broker_at("broker", line).output().unwrap();
+        assert!(world.at("home/started").exists(), "{line:?}");
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{line:?}");
+    }
+}
+
+#[test]
+fn a_daemon_that_never_answers_is_named_with_a_way_to_end_it() {
+    let world = World::new();
+    // Listens and accepts nothing: the process is this one.
+    let _listener = std::os::unix::net::UnixListener::bind(world.at("run/broker/broker.sock")).unwrap();
+    let pid = std::process::id();
+    ends(
+        &world.broker(&["daemon", "stop"]).output().unwrap(),
+        1,
+        &format!("error[daemon]: the daemon (process {pid}) does not answer\n  hint: end it: kill {pid}\n"),
+    );
+}

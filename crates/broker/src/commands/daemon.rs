@@ -6,15 +6,16 @@ use std::process::Command as Process;
 
 use broker_core::code::ErrorCode;
 use broker_core::duration;
-use broker_protocol::client::Connection;
+use broker_protocol::client::{ClientError, Connection};
 use broker_protocol::message::Status;
 use broker_protocol::place::Place;
-use broker_protocol::start::beside_us;
+use broker_protocol::start::{StartError, beside_us, connect_existing};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, PidfdFlags, getuid, pidfd_open};
 
 use crate::call::Call;
-use crate::report::{FAILED, Fault, Outcome, print, print_json};
+use crate::report::{FAILED, Fault, Outcome, print, print_json, printable};
 use crate::session::Session;
 
 /// How long a daemon may take to end.
@@ -78,14 +79,25 @@ fn start(call: &Call) -> Outcome {
 }
 
 fn stop(call: &Call) -> Outcome {
-    let Some(mut connection) = Connection::existing_of_any_version(&Place::find()?)? else {
-        call.report.note("no daemon runs");
-        return Ok(0);
+    let place = Place::find()?;
+    let mut connection = match Connection::existing_of_any_version(&place) {
+        Ok(Some(connection)) => connection,
+        Ok(None) => {
+            call.report.note("no daemon runs");
+            return Ok(0);
+        }
+        Err(ClientError::Silent(_)) => return Err(silent(listening(&place))),
+        // Its queue is full: there is no connection whose other end could be asked for.
+        Err(ClientError::Start(StartError::Stuck(_))) => return Err(silent(None)),
+        Err(error) => return Err(error.into()),
     };
     // Held before it is asked to end, so that its number can't come to mean another process.
     let process = i32::try_from(connection.daemon_pid()).ok().and_then(Pid::from_raw);
     let held = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    connection.stop()?;
+    match connection.stop() {
+        Err(ClientError::Silent(_)) => return Err(silent(process)),
+        answer => answer?,
+    }
     if let Some(held) = held {
         let gone = poll(&mut [PollFd::new(&held, PollFlags::IN)], Some(&GONE_WITHIN));
         if !gone.is_ok_and(|ready| ready > 0) {
@@ -95,6 +107,34 @@ fn stop(call: &Call) -> Outcome {
     }
     call.report.note("the daemon stopped");
     Ok(0)
+}
+
+/// Returns the process that listens on our socket, as the kernel noted it, if it is our user's (`SO_PEERCRED`, unix(7)).
+fn listening(place: &Place) -> Option<Pid> {
+    let stream = connect_existing(place).ok()??;
+    let peer = socket_peercred(&stream).ok()?;
+    (peer.uid == getuid()).then_some(peer.pid)
+}
+
+/// Says how to end a daemon that does not answer, and so can't be asked to end.
+fn silent(process: Option<Pid>) -> Fault {
+    let fault = |message: String| Fault::new(ErrorCode::Daemon, message);
+    let Some(pid) = process.map(|pid| pid.as_raw_nonzero()) else {
+        return fault("the daemon does not answer".to_owned())
+            .hint("see which process listens on `broker.sock`: ss -xlp".to_owned());
+    };
+    if suspended(pid.get()) {
+        // It acts on no signal but these two (signal(7)).
+        return fault(format!("the daemon (process {pid}) is suspended and does not answer"))
+            .hint(format!("let it go on: kill -CONT {pid}; or end it: kill -KILL {pid}"));
+    }
+    fault(format!("the daemon (process {pid}) does not answer")).hint(format!("end it: kill {pid}"))
+}
+
+/// Tells whether a process was stopped by a signal or a tracer (proc_pid_stat(5): the state follows the last `)`).
+fn suspended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
 }
 
 fn status(json: bool, call: &Call) -> Outcome {
@@ -131,14 +171,14 @@ fn words(status: &Status) -> String {
     format!(
         "process         {}\nversion         {} (protocol {})\nup              {uptime}\nlive leases     {}\ngrants          {}\nvalues held     {}\ncalls           {}\nembedded store  {store}\naudit           {}\nconfiguration   {}\n",
         status.pid,
-        status.version,
+        printable(&status.version),
         status.protocol,
         status.leases,
         status.grants,
         status.cached_values,
-        listed(calls),
-        status.audit.display(),
-        listed(config),
+        printable(&listed(calls)),
+        printable(&status.audit.to_string_lossy()),
+        printable(&listed(config)),
     )
 }
 
@@ -147,4 +187,36 @@ fn foreground(args: &[std::ffi::OsString]) -> Result<Infallible, Fault> {
     let program = beside_us().map_err(|error| daemon(error.to_string()))?;
     let error = Process::new(&program).arg("run").args(args).exec();
     Err(daemon(format!("cannot run `{}`: {error}", program.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(process: Option<Pid>) -> String {
+        silent(process).problems.remove(0).hint.unwrap()
+    }
+
+    #[test]
+    fn a_silent_daemon_is_ended_by_a_signal_that_reaches_it() {
+        let mut child = Process::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let running = hint(Some(pid));
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let options = rustix::process::WaitOptions::UNTRACED;
+        rustix::process::waitpid(Some(pid), options).unwrap();
+        let stopped = hint(Some(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let pid = child.id();
+        assert_eq!(running, format!("end it: kill {pid}"));
+        assert_eq!(stopped, format!("let it go on: kill -CONT {pid}; or end it: kill -KILL {pid}"));
+    }
+
+    #[test]
+    fn whoever_listens_without_an_answer_is_named() {
+        let pid = rustix::process::getpid();
+        assert!(silent(Some(pid)).problems[0].message.contains(&format!("process {}", pid.as_raw_nonzero())));
+        assert!(!hint(None).contains("daemon stop"));
+    }
 }

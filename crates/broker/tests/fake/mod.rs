@@ -49,7 +49,16 @@ impl World {
 
     /// A `broker` in the project, with nothing in its environment but what is named here.
     pub(crate) fn broker(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_broker"));
+        self.run(env!("CARGO_BIN_EXE_broker").into(), args)
+    }
+
+    /// The same of the program at `path` of this world.
+    pub(crate) fn broker_at(&self, path: &str, args: &[&str]) -> Command {
+        self.run(self.at(path), args)
+    }
+
+    fn run(&self, program: PathBuf, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(args).env_clear().current_dir(self.at("project"));
         command.env("HOME", self.at("home")).env("XDG_RUNTIME_DIR", self.at("run")).env("PATH", "/usr/bin:/bin");
         command
