@@ -36,6 +36,8 @@ extends = "dev"
 secrets = ["DATABASE_ADMIN_URL"]
 "#;
 
+const NAMES: [&str; 4] = ["DATABASE_URL", "STRIPE_KEY", "SESSION_KEY", "DATABASE_ADMIN_URL"];
+
 fn read(text: &str) -> Result<Manifest, Vec<Diagnostic>> {
     parse("broker.toml", text, INSTANCES, KINDS)
 }
@@ -92,14 +94,22 @@ fn only_and_except_narrow_and_never_widen() {
 
 #[test]
 fn the_local_file_takes_away_and_has_no_key_to_add() {
-    let narrowing = parse_local("broker.local.toml", "except = [\"STRIPE_KEY\", \"OTHER\"]\nttl = \"5m\"\n").unwrap();
+    let narrowing =
+        parse_local("broker.local.toml", "except = [\"STRIPE_KEY\"]\nttl = \"5m\"\n", NAMES.into_iter()).unwrap();
     let wish = Wish { narrowing, ..Wish::default() };
     assert_eq!(names(&shop(), &wish), ["DATABASE_URL", "SESSION_KEY"]);
     assert_eq!(shop().select(&wish).unwrap().ttl.as_secs(), 300);
-    let longer = Wish { narrowing: parse_local("f", "ttl = \"9h\"").unwrap(), ..Wish::default() };
+    let longer = Wish { narrowing: parse_local("f", "ttl = \"9h\"", NAMES.into_iter()).unwrap(), ..Wish::default() };
     assert_eq!(shop().select(&longer).unwrap().ttl.as_secs(), 1800);
-    for text in ["default-profile = \"dev\"", "secrets = {}", "[profiles.dev]", "[providers.org]", "ttl = 5"] {
-        assert!(parse_local("f", text).is_err(), "{text}");
+    for text in [
+        "default-profile = \"dev\"",
+        "secrets = {}",
+        "[profiles.dev]",
+        "[providers.org]",
+        "ttl = 5",
+        "except = [\"STRIP\"]",
+    ] {
+        assert!(parse_local("f", text, NAMES.into_iter()).is_err(), "{text}");
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 
 use broker_core::code::ErrorCode;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::call::{Call, Global};
@@ -174,6 +174,20 @@ fn usage(error: &clap::Error, argv: &[OsString], code: u8) -> u8 {
     }
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let (message, rest) = text.split_once("\n\n").unwrap_or((text, ""));
+    // A word that nothing expected is most likely a value that somebody gave where none belongs.
+    let stray = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument && !word.starts_with('-') => {
+            word
+        }
+        _ => "",
+    };
+    if !stray.is_empty() && code != BROKER_FAILED {
+        let fault = Fault::new(ErrorCode::Usage, "there is one argument too many (not shown, it may be a value)");
+        report.fault(
+            &fault.hint("values are read from standard input or typed at a prompt, never from arguments".to_owned()),
+        );
+        return code;
+    }
     let fault = Fault::new(ErrorCode::Usage, message.trim_end().replace("\n  ", " "));
     let forgotten = code == BROKER_FAILED && error.kind() == ErrorKind::UnknownArgument && ours.len() == argv.len();
     report.fault(&fault.hint(forgotten.then(|| "put `--` in front of the command: broker exec -- CMD".to_owned())));

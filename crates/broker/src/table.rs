@@ -2,10 +2,20 @@
 
 use crate::report::printable;
 
-/// Lays `rows` out under `titles`, two spaces between columns, nothing behind the last. Cells are escaped.
+/// Longest cell, in characters. What is longer is told whole with `--json`.
+const MAX_CELL: usize = 120;
+
+fn cell(text: &str) -> String {
+    let text = printable(text);
+    match text.char_indices().nth(MAX_CELL) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
+}
+
+/// Lays `rows` out under `titles`, two spaces between columns, nothing behind the last. Cells are escaped and cut.
 pub(crate) fn columns<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
-    let escaped: Vec<[String; N]> =
-        rows.iter().map(|row| row.each_ref().map(|cell| printable(cell).into_owned())).collect();
+    let escaped: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|text| cell(text))).collect();
     let mut widths = titles.map(|title| title.chars().count());
     for row in &escaped {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -24,6 +34,12 @@ pub(crate) fn columns<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_enormous_cell_is_cut_and_harms_nobody() {
+        let text = columns(["A", "B"], &[["a".repeat(100_000), "b".to_owned()]]);
+        assert!(text.len() < 1000 && text.contains('…') && text.ends_with("b\n"), "{}", text.len());
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

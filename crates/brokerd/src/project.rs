@@ -79,7 +79,10 @@ fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
     let manifest =
         parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
     let narrowing = match &bytes.local {
-        Some(local) => parse_local("broker.local.toml", local).map_err(Refusal::Text)?,
+        Some(local) => {
+            let known = manifest.secrets.keys().map(String::as_str);
+            parse_local("broker.local.toml", local, known).map_err(Refusal::Text)?
+        }
         None => Narrowing::default(),
     };
     let sha256 = crate::peer::hex(&Sha256::digest(&bytes.text));

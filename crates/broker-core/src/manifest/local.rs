@@ -31,21 +31,32 @@ struct LocalFile {
     ttl: Option<String>,
 }
 
-/// Reads `broker.local.toml`.
+/// Reads `broker.local.toml` beside a manifest whose secrets are `known`: a name that is not among them would leave in
+/// what somebody meant to leave out.
 ///
 /// # Errors
 /// Every problem of the text, in its order.
-pub fn parse_local(file: &str, text: &str) -> Result<Narrowing, Vec<Diagnostic>> {
+pub fn parse_local<'k>(
+    file: &str,
+    text: &str,
+    known: impl Iterator<Item = &'k str>,
+) -> Result<Narrowing, Vec<Diagnostic>> {
     let mut reader = Reader::new(file, text);
     let document = reader.document();
+    let place = |key: &str| document.get(key).map_or(0..0, toml::Spanned::span);
+    let (ttl_at, except_at) = (place("ttl"), place("except"));
     let read = read_table::<LocalFile>(&mut reader, "`broker.local.toml`", 0..0, document);
     let ttl = read.as_ref().and_then(|local| local.ttl.as_deref()).and_then(|text| {
         let ttl = duration::parse(text);
         if ttl.is_none() {
-            reader.report(0..0, "`ttl` must be a duration such as `15m` or `1h`".into(), None);
+            reader.report(ttl_at, "`ttl` must be a duration such as `15m` or `1h`".into(), None);
         }
         ttl
     });
+    let known: Vec<&str> = known.collect();
+    for name in read.iter().flat_map(|local| &local.except).filter(|name| !known.contains(&name.as_str())) {
+        reader.unknown(except_at.clone(), "secret", name, known.iter().copied());
+    }
     reader.finish()?;
     let read = read.map(|local| Narrowing { except: local.except, ttl });
     Ok(read.unwrap_or_default())

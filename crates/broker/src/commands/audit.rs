@@ -14,7 +14,7 @@ use crate::table::columns;
 
 /// Show the audit log, oldest first
 ///
-/// With --json: an array of the log's own records, {"time", "event", ...}, as docs/audit.md describes them.
+/// With --json: an array of the log's own records, {"time", "event", ...}, one for each line of it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this many, the newest

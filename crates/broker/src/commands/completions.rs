@@ -52,6 +52,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     shell
         .write_registration(VARIABLE, "broker", "broker", "broker", &mut script)
         .map_err(|error| failed(error.to_string()))?;
-    print_bytes(&script)?;
+    // Where we have nothing to offer, as behind `--`, bash goes on with the files it would have offered without us.
+    let script = String::from_utf8_lossy(&script).replace("-o bashdefault", "-o bashdefault -o default");
+    print_bytes(script.as_bytes())?;
     Ok(0)
 }

@@ -22,7 +22,7 @@ const SET_EXAMPLES: &str = "\
 Examples:
   broker secret set SESSION_KEY                        typed twice without echo
   broker secret set local://shop/key < key.pem         the file's bytes as they are
-  echo hunter2 | broker secret set KEY --trim-newline  without the line feed that echo adds";
+  ./make-key | broker secret set KEY --trim-newline    without the line feed at its end";
 
 /// List, store and remove secrets
 #[derive(Debug, clap::Args)]
@@ -55,6 +55,9 @@ enum Command {
         /// Leave out one line feed at the end of standard input
         #[arg(long)]
         trim_newline: bool,
+        /// Store nothing at all as the value, too
+        #[arg(long)]
+        allow_empty: bool,
     },
     /// Remove a secret with all its versions
     Rm {
@@ -77,8 +80,12 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
             let rows = Session::open(call)?.ask(|connection| connection.secret_list(&ask))?;
             if json { print_json(&rows)? } else { print(&words(rows))? }
         }
-        Command::Set { target, trim_newline } => {
+        Command::Set { target, trim_newline, allow_empty } => {
             let value = value(&target, trim_newline, call)?;
+            if value.is_empty() && !allow_empty {
+                return Err(Fault::new(ErrorCode::Usage, "the value is empty, and nothing was stored")
+                    .hint("did the command before the pipe fail? to store an empty value: --allow-empty".to_owned()));
+            }
             let ask = SecretSet { ask, target };
             let done = Session::open(call)?.ask(|connection| connection.secret_set(&ask, &value))?;
             let version = done.version.map(|version| format!(" (version {version})")).unwrap_or_default();
