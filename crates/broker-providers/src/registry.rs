@@ -25,6 +25,12 @@ use crate::{aws_profile, aws_sm};
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
 
+/// How many instances are counted by name; more than can be open at once.
+const MAX_COUNTED: usize = 512;
+
+/// The name under which the requests of instances are counted that closed long ago. No instance can be called so.
+const OTHERS: &str = "(others)";
+
 /// One kind of provider: what it is called, what it reads and how it is opened.
 #[derive(Debug)]
 pub struct Kind {
@@ -241,7 +247,7 @@ impl Registry {
             }
             None => {}
         }
-        let calls = Arc::clone(open.calls.entry(instance.to_owned()).or_default());
+        let calls = open.counter(instance);
         let provider = (kind.open)(&Opening { instance, settings, sign_in, calls, shared: &self.shared })?;
         let (provider, cached): (Arc<dyn Provider>, _) = if kind.cached {
             let cached = Arc::new(Cached::new(instance, provider, timing));
@@ -276,7 +282,8 @@ impl Registry {
         self.shared.local.forget();
     }
 
-    /// Returns the number of requests sent to managers since the start, by instance, ordered by name.
+    /// Returns the number of requests sent to managers since the start, by instance, ordered by name. Those of instances
+    /// that closed long ago may stand together as `(others)`.
     #[must_use]
     pub fn calls(&self) -> Vec<(String, u64)> {
         let mut calls: Vec<_> =
@@ -294,6 +301,23 @@ impl Registry {
     fn lock(&self) -> MutexGuard<'_, OpenSet> {
         // Nothing between taking and releasing leaves the set half changed.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenSet {
+    /// Returns the counter of `instance`. When there are too many, those that nobody counts with any more become one.
+    fn counter(&mut self, instance: &str) -> Arc<AtomicU64> {
+        if self.calls.len() >= MAX_COUNTED && !self.calls.contains_key(instance) {
+            let mut sum = 0;
+            self.calls.retain(|name, count| {
+                // Under the lock, so that nobody else can begin to.
+                let is_idle = name == OTHERS || Arc::strong_count(count) == 1;
+                sum += if is_idle { count.load(Ordering::Relaxed) } else { 0 };
+                !is_idle
+            });
+            self.calls.insert(OTHERS.to_owned(), Arc::new(AtomicU64::new(sum)));
+        }
+        Arc::clone(self.calls.entry(instance.to_owned()).or_default())
     }
 }
 

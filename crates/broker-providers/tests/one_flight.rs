@@ -83,3 +83,23 @@ async fn fifty_secrets_are_three_calls_side_by_side() {
     assert_eq!(fake.connections(), 3, "connections are kept");
     support::figure("cold-50-secrets-behind-50-ms", &format!("{took:?}"));
 }
+
+#[tokio::test]
+async fn the_count_of_requests_forgets_names_and_no_request() {
+    let fake = FakeAws::new(Duration::ZERO, kind);
+    let dir = tempfile::tempdir().unwrap();
+    let registry = support::registry(dir.path());
+    let settings = support::aws(&fake.url());
+    let open = |name: &str| registry.open(name, &settings, &support::root());
+    for number in 0..3000 {
+        open(&format!("early-{number}")).unwrap();
+        if number % 1000 == 0 {
+            let asked = [support::reference(&format!("early-{number}://a"))];
+            resolve(&asked, ResolveOptions::default(), open).await.remove(0).unwrap();
+        }
+    }
+    let calls = registry.calls();
+    assert!(calls.len() <= 513, "{}", calls.len());
+    assert_eq!(calls.iter().map(|(_, count)| count).sum::<u64>(), 3);
+    assert_eq!(calls.iter().find(|(name, _)| name == "early-2999"), Some(&("early-2999".to_owned(), 0)));
+}
