@@ -24,6 +24,9 @@ use crate::provider::{Capabilities, ErrorKind, FetchOptions, Fetched, Listed, Pr
 /// Most secrets that one cache holds; the longest held goes first.
 const MAX_ENTRIES: usize = 4096;
 
+/// Most bytes of values that one cache holds; the longest held goes first.
+const MAX_BYTES: usize = 32 << 20;
+
 /// After a failure, how long a stale value is served without asking again. Keeps a dead manager from costing every
 /// command a full timeout.
 const HOLD_OFF: Duration = Duration::from_secs(5);
@@ -255,7 +258,7 @@ impl Cache {
             }
         }
         held.entries.retain(|_, entry| entry.answer.is_some() || entry.flight.is_some());
-        while held.entries.len() > MAX_ENTRIES && held.drop_longest_held(now) {}
+        held.drop_longest_held(now);
         if !held.sweeping && held.entries.values().any(|entry| entry.answer.is_some()) {
             held.sweeping = true;
             tokio::spawn(sweep(Arc::downgrade(self)));
@@ -342,14 +345,44 @@ impl Cache {
 }
 
 impl Held {
-    fn drop_longest_held(&mut self, now: Stamp) -> bool {
-        let age = |entry: &Entry| match &entry.answer {
+    /// Drops what was held longest until the rest is within [`MAX_ENTRIES`] and [`MAX_BYTES`].
+    fn drop_longest_held(&mut self, now: Stamp) {
+        let mut entries = self.entries.len();
+        let mut bytes: usize = self.entries.values().map(Entry::bytes).sum();
+        if entries <= MAX_ENTRIES && bytes <= MAX_BYTES {
+            return;
+        }
+        // Entries without an answer wait for a flight and hold nothing yet.
+        let mut by_age: Vec<_> = self.entries.iter().filter_map(|(r, e)| Some((e.age(now)?, r, e.bytes()))).collect();
+        by_age.sort_unstable_by_key(|(age, ..)| std::cmp::Reverse(*age));
+        let mut oldest = Vec::new();
+        for (_, reference, size) in by_age {
+            if entries <= MAX_ENTRIES && bytes <= MAX_BYTES {
+                break;
+            }
+            oldest.push(reference.clone());
+            (entries, bytes) = (entries - 1, bytes - size);
+        }
+        for reference in oldest {
+            self.entries.remove(&reference);
+        }
+    }
+}
+
+impl Entry {
+    fn age(&self, now: Stamp) -> Option<Duration> {
+        match &self.answer {
             Some(Answer::Value(_, since) | Answer::Refusal(_, since)) => Some(since.age(now)),
             None => None,
-        };
-        let oldest = self.entries.iter().filter_map(|(r, e)| Some((age(e)?, r))).max_by_key(|(age, _)| *age);
-        let oldest = oldest.map(|(_, reference)| reference.clone());
-        oldest.and_then(|reference| self.entries.remove(&reference)).is_some()
+        }
+    }
+
+    /// Returns the length of the value held, in bytes.
+    fn bytes(&self) -> usize {
+        match &self.answer {
+            Some(Answer::Value(fetched, _)) => fetched.value.len(),
+            _ => 0,
+        }
     }
 }
 

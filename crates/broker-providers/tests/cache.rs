@@ -418,3 +418,26 @@ async fn a_refresh_does_not_join_a_flight_that_is_older_than_it() {
     assert_eq!(waiting.await.unwrap(), fresh("old"));
     assert_eq!(one(&cache, "a", ordinary()).await, fresh("new"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_more_than_32_mib_of_values_are_held_and_the_oldest_go_first() {
+    let (manager, cache) = cached(Duration::ZERO);
+    let mebibyte = "v".repeat(1 << 20);
+    for number in 0..40 {
+        manager.says(&number.to_string(), Ok(&mebibyte));
+        one(&cache, &number.to_string(), ordinary()).await.unwrap();
+        advance(Duration::from_millis(1)).await;
+    }
+    assert_eq!((cache.held(), manager.alive()), (32, 32));
+    for (number, calls) in [(39, 40), (8, 40), (7, 41)] {
+        one(&cache, &number.to_string(), ordinary()).await.unwrap();
+        assert_eq!(manager.calls(), calls, "{number}");
+    }
+
+    // One that is too large by itself is served and not held, and costs the others their place once.
+    manager.says("huge", Ok(&"v".repeat(33 << 20)));
+    one(&cache, "huge", ordinary()).await.unwrap();
+    assert_eq!(manager.alive(), cache.held());
+    manager.says("small", Ok("v"));
+    assert_eq!(one(&cache, "small", ordinary()).await, fresh("v"));
+}
