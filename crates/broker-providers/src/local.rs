@@ -460,8 +460,14 @@ impl From<KeyError> for Trouble {
 
 impl From<DbError> for Trouble {
     fn from(error: DbError) -> Self {
-        let kind = if matches!(error, DbError::Damaged) { ErrorKind::Malformed } else { ErrorKind::Unavailable };
-        Self::new(kind, error.to_string())
+        let (kind, hint) = match &error {
+            DbError::Damaged => (ErrorKind::Malformed, None),
+            DbError::Empty => {
+                (ErrorKind::Malformed, Some("put a copy back, or remove it and `store.key` to begin anew"))
+            }
+            _ => (ErrorKind::Unavailable, None),
+        };
+        Self { hint, ..Self::new(kind, error.to_string()) }
     }
 }
 

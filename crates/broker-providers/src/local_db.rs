@@ -6,7 +6,8 @@
 //! before it or after it. Freed pages keep sealed bytes until they are written anew. Someone who can put an older copy of
 //! the whole file in place is not noticed. Everything here blocks.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,6 +45,9 @@ pub(crate) enum DbError {
     /// A record that does not open.
     #[error("a record of `{DB_FILE}` is damaged or of another store")]
     Damaged,
+    /// Its content was lost: a database that was made is never empty.
+    #[error("`{DB_FILE}` was cut off: it is empty")]
+    Empty,
     /// The file was removed or replaced under us.
     #[error("`{DB_FILE}` was removed or replaced")]
     Gone,
@@ -80,6 +84,16 @@ pub(crate) struct Db {
     file: (u64, u64),
 }
 
+/// Opens the database in `file`, making its tables where they are missing.
+fn database(file: File) -> Result<Database, DbError> {
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)?;
+    let write = database.begin_write()?;
+    write.open_table(HEADS)?;
+    write.open_table(VALUES)?;
+    write.commit()?;
+    Ok(database)
+}
+
 /// One version of a secret.
 pub(crate) struct Stored {
     pub(crate) value: SecretValue,
@@ -100,14 +114,21 @@ impl Db {
     /// Opens the file in `dir`, making it where it is missing.
     pub(crate) fn open(dir: &Path) -> Result<Self, DbError> {
         let path = dir.join(DB_FILE);
+        if fs::symlink_metadata(&path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            // Made aside and linked whole: a database of ours is never seen empty, whatever happens to its writer.
+            let made = local_files::write_new(&path, |file| {
+                database(file.try_clone()?).map(drop).map_err(|error| io::Error::other(error.to_string()))
+            });
+            // Another process may have been first.
+            made.or_else(|error| if error.is_exists() { Ok(()) } else { Err(error) })?;
+        }
         let file = local_files::open_private(&path)?;
         let about = file.metadata().map_err(|source| FileError::Io { path: path.clone(), source })?;
-        let database = Database::builder().set_cache_size(CACHE).create_with_backend(FileBackend::new(file)?)?;
-        let write = database.begin_write()?;
-        write.open_table(HEADS)?;
-        write.open_table(VALUES)?;
-        write.commit()?;
-        Ok(Self { database, path, file: (about.dev(), about.ino()) })
+        // redb would take it for a new one, and what was lost would look as if it had never been.
+        if about.len() == 0 {
+            return Err(DbError::Empty);
+        }
+        Ok(Self { database: database(file)?, path, file: (about.dev(), about.ino()) })
     }
 
     /// Tells whether the open file is still the one at its place.

@@ -88,7 +88,7 @@ pub(crate) fn write_new(path: &Path, write: impl FnOnce(&mut File) -> io::Result
     let aside = PathBuf::from(aside);
     // A leftover of a process that died with our id.
     let _ = fs::remove_file(&aside);
-    let made = options().write(true).create_new(true).open(&aside).and_then(|mut file| {
+    let made = options().read(true).write(true).create_new(true).open(&aside).and_then(|mut file| {
         write(&mut file)?;
         file.sync_all()?;
         // Unlike a rename, a link fails where there is a file.

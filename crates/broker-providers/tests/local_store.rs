@@ -385,3 +385,28 @@ async fn without_a_bus_the_keyring_says_so_at_once() {
     assert_eq!(error.kind, ErrorKind::NotCreated, "a passphrase is the way out: {error}");
     assert!(started.elapsed() < Duration::from_millis(300), "{:?}", started.elapsed());
 }
+
+#[tokio::test]
+async fn a_database_that_was_cut_off_to_nothing_is_refused_and_taken_for_no_new_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = store(dir.path()).await;
+    first.local().put(&reference("local://a"), text("1"), soon()).await.unwrap();
+    drop(first);
+    let database = dir.path().join("data/store.redb");
+    let copy = fs::read(&database).unwrap();
+    fs::write(&database, "").unwrap();
+
+    let second = registry(dir.path());
+    let error = second.local().unlock(text("passphrase")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Malformed, "{error}");
+    assert!(error.cause.contains("`store.redb` was cut off"), "{error}");
+    assert!(error.hint.unwrap().contains("put a copy back, or remove it and `store.key`"));
+    assert_eq!(fs::metadata(&database).unwrap().len(), 0, "it is left as it is");
+
+    fs::write(&database, copy).unwrap();
+    second.local().unlock(text("passphrase")).await.unwrap();
+    assert_eq!(read(&second, "local://a").await.as_deref(), Ok("1"));
+    let names: Vec<_> =
+        fs::read_dir(dir.path().join("data")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "nothing is left beside them: {names:?}");
+}
