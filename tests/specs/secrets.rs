@@ -29,9 +29,18 @@ fn get_refuses_a_pipe_unless_it_is_forced() {
 }
 
 #[test]
+fn an_empty_value_is_not_stored_by_accident() {
+    let home = Home::new();
+    home.broker_with_passphrase(["secret", "set", "local://a"]).stdin("").run().expect_error(2, "usage");
+    home.broker_with_passphrase(["secret", "set", "local://a", "--allow-empty"]).stdin("").succeed();
+}
+
+#[test]
 fn a_value_in_the_arguments_is_no_way_to_set_it() {
     let home = Home::new();
-    assert_eq!(home.broker(["secret", "set", "local://a", "hunter2"]).run().code(), 2);
+    let refused = home.broker(["secret", "set", "local://a", "hunter2"]).run();
+    refused.expect_error(2, "usage").expect_words(["standard input"]);
+    assert!(!refused.err().contains("hunter2"), "{}", refused.err());
 }
 
 #[test]

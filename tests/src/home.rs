@@ -161,7 +161,7 @@ impl Home {
     /// # Panics
     /// When that fails.
     pub fn store(&self, reference: &str, value: impl AsRef<[u8]>) -> &Self {
-        self.broker_with_passphrase(["secret", "set", reference]).stdin(value).succeed();
+        self.broker_with_passphrase(["secret", "set", reference, "--allow-empty"]).stdin(value).succeed();
         self
     }
 
