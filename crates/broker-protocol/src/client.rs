@@ -98,9 +98,12 @@ pub enum ClientError {
     /// The daemon answered something else.
     #[error("the daemon's answer makes no sense: {0}")]
     Nonsense(&'static str),
-    /// The request is larger than a message may be.
-    #[error("the request is too large for one message")]
+    /// The request or its answer is larger than a message may be.
+    #[error("the request, or the values it asks for, are too large for one message")]
     TooLarge,
+    /// A path of the request is no UTF-8.
+    #[error("the path of this directory or of its manifest is not UTF-8")]
+    NotText,
     /// The kernel refused.
     #[error("cannot talk to the daemon: {0}")]
     Io(io::Error),
@@ -120,7 +123,8 @@ impl ClientError {
         match self {
             Self::Refused(failure) => failure.problems.first().map_or(ErrorCode::Internal, |problem| problem.code),
             Self::Seal(_) => ErrorCode::Internal,
-            Self::TooLarge => ErrorCode::Usage,
+            Self::TooLarge => ErrorCode::Value,
+            Self::NotText => ErrorCode::Usage,
             _ => ErrorCode::Daemon,
         }
     }
@@ -137,10 +141,10 @@ impl ClientError {
             Self::OtherProtocol { .. } | Self::OtherDirectories { .. } => Some(
                 "stop the daemon, the next command starts the one that belongs here: broker daemon stop".to_owned(),
             ),
+            Self::TooLarge => Some("ask for fewer at once: --only NAME,NAME".to_owned()),
+            Self::NotText => Some("run it in a directory whose path is UTF-8".to_owned()),
             Self::Died => Some("run the command again: it starts a new daemon".to_owned()),
-            Self::Silent(_) => {
-                Some("see what it does with `broker daemon status`, or end it: broker daemon stop".to_owned())
-            }
+            Self::Silent(_) => Some("end it: `broker daemon stop` says how".to_owned()),
             _ => None,
         }
     }
@@ -427,7 +431,8 @@ impl Connection {
 /// Encodes a request. Its sign-in variables are values, so it is measured first: a buffer that grows would leave
 /// unwiped copies behind.
 fn encoded<Q: Serialize>(ask: &Q) -> Result<Zeroizing<Vec<u8>>, ClientError> {
-    let unwritable = |_| ClientError::Nonsense("the request cannot be written");
+    // All that has no JSON form in a request is a path that is no UTF-8.
+    let unwritable = |_| ClientError::NotText;
     let mut length = Length(0);
     serde_json::to_writer(&mut length, ask).map_err(unwritable)?;
     let mut body = Zeroizing::new(Vec::with_capacity(length.0));

@@ -98,7 +98,7 @@ impl StartError {
             Self::Run { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 format!("install `brokerd` beside `broker`, in `{}`", path.parent().unwrap_or(path).display())
             }
-            Self::Stuck(_) => "end it with `kill`; `broker daemon status` shows its process id".to_owned(),
+            Self::Stuck(_) => "end it: `broker daemon stop` says how".to_owned(),
             Self::LockHeld(path) => format!("see who holds it: fuser {}", path.display()),
             Self::Ended | Self::NotReady => "run `broker daemon run` to see what it says".to_owned(),
             _ => return None,
