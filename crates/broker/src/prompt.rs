@@ -146,6 +146,8 @@ fn edited(mut byte: impl FnMut() -> io::Result<Option<u8>>) -> Result<SecretValu
             Some(0x08 | 0x7f) => while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
             // Control-U takes the line.
             Some(0x15) => line.clear(),
+            // Control-Z and the like were meant for the terminal, which does not get them here: no part of what is typed.
+            Some(0x00..=0x08 | 0x0b..=0x1f) => {}
             Some(_) if line.len() == MAX_ANSWER_BYTES => return Err(PromptError::TooLong),
             Some(byte) => line.push(byte),
         }
@@ -167,6 +169,7 @@ mod tests {
         assert_eq!(typed("aä\u{7f}\u{7f}b\r".as_bytes()).unwrap(), b"b");
         assert_eq!(typed(b"wrong\x15right\n").unwrap(), b"right");
         assert_eq!(typed(b"\n").unwrap(), b"");
+        assert_eq!(typed(b"a\x1ab\n").unwrap(), b"ab");
     }
 
     #[test]
