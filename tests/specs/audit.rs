@@ -104,6 +104,8 @@ fn a_log_that_is_a_link_or_a_directory_is_not_written_to() {
     fs::create_dir(&log).expect("a directory can be made");
     project.broker_with_passphrase(["exec", "--", "/usr/bin/touch", "ran"]).run().expect_error(125, "audit");
     assert!(!project.directory().join("ran").exists());
+    let told = project.broker(["doctor"]).run();
+    assert!(told.out().contains("the audit record cannot be written"), "{}", told.out());
 }
 
 #[test]

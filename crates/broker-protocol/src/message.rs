@@ -309,6 +309,9 @@ pub struct Status {
     pub local_store_key: String,
     /// The audit log's path.
     pub audit: PathBuf,
+    /// Why the audit log cannot be written, and so nothing be delivered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit_problem: Option<String>,
     /// Where the daemon's configuration came from: files that exist.
     pub config: Vec<PathBuf>,
 }

@@ -85,6 +85,12 @@ impl Audit {
         Ok(())
     }
 
+    /// Returns why the log cannot be opened for the next record, if so.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let mut slot = self.lock();
+        self.open(&mut slot).err().map(|source| AuditError { path: self.path.clone(), source }.to_string())
+    }
+
     /// Sets a large log aside and begins the next one with the leases that are still live.
     pub(crate) fn rotate_if_large(&self, live: Vec<Lease>) -> Result<(), AuditError> {
         self.rotate_above(ROTATE_BYTES, live)

@@ -174,6 +174,7 @@ impl Broker {
             local_store: String::new(),
             local_store_key: String::new(),
             audit: self.audit.path().to_owned(),
+            audit_problem: self.audit.problem(),
             config: self.config.current().map(|config| config.files.clone()).unwrap_or_default(),
         };
         self.stores.describe(&mut status);

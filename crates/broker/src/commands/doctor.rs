@@ -163,7 +163,13 @@ fn of_daemon(status: &Status) -> Vec<Finding> {
         _ => (State::Note, Some("it is opened when it is needed, or now: broker unlock")),
     };
     findings.push(Finding::new("embedded store", state, format!("{}{key}", status.local_store), hint));
-    findings.push(Finding::new("audit", State::Ok, format!("recorded in `{}`", status.audit.display()), None));
+    findings.push(match &status.audit_problem {
+        None => Finding::new("audit", State::Ok, format!("recorded in `{}`", status.audit.display()), None),
+        Some(problem) => {
+            let hint = "nothing is delivered until it can be: make room, or make the directory writable";
+            Finding::new("audit", State::Broken, problem.clone(), Some(hint))
+        }
+    });
     let files: Vec<_> = status.config.iter().map(|path| format!("`{}`", path.display())).collect();
     let files = if files.is_empty() { "none, so everything is as it comes".to_owned() } else { files.join(", ") };
     findings.push(Finding::new("configuration", State::Ok, files, None));
