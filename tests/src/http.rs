@@ -29,6 +29,71 @@ impl Message {
         self.first.strip_prefix("HTTP/1.").and_then(|r| r.get(2..5)?.parse().ok()).unwrap_or(0)
     }
 
+    /// Returns an answer with a JSON body.
+    #[must_use]
+    pub fn json(status: u16, body: &serde_json::Value) -> Self {
+        let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+        Self { first: format!("HTTP/1.1 {status} X"), headers, body: body.to_string().into_bytes() }
+    }
+
+    /// Returns an answer without a body.
+    #[must_use]
+    pub fn empty(status: u16) -> Self {
+        Self { first: format!("HTTP/1.1 {status} X"), ..Self::default() }
+    }
+
+    /// Returns the method of a request, empty for an answer.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        if self.status() > 0 { "" } else { self.first.split(' ').next().unwrap_or_default() }
+    }
+
+    /// Returns the target of a request as sent: the path and, after `?`, the query, percent escapes as they came.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        self.first.split(' ').nth(1).unwrap_or_default()
+    }
+
+    /// Returns the path of a request, percent escapes as they came.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.target().split('?').next().unwrap_or_default()
+    }
+
+    /// Returns the pairs of the query, or of a body that is a form, decoded.
+    #[must_use]
+    pub fn pairs(text: &str) -> Vec<(String, String)> {
+        let decoded = |text: &str| {
+            let spaced = text.replace('+', " ");
+            percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+        };
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decoded(name), decoded(value))
+        };
+        text.split('&').filter(|pair| !pair.is_empty()).map(pair).collect()
+    }
+
+    /// Returns a parameter of the query, decoded.
+    #[must_use]
+    pub fn query(&self, name: &str) -> Option<String> {
+        let (_, query) = self.target().split_once('?')?;
+        Self::pairs(query).into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Returns a parameter of a body that is a form, decoded.
+    #[must_use]
+    pub fn form(&self, name: &str) -> Option<String> {
+        let body = String::from_utf8_lossy(&self.body);
+        Self::pairs(&body).into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Reads the body as JSON; `Null` when it is none.
+    #[must_use]
+    pub fn body_json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     /// Writes it with `content-length` framing.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

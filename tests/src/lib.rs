@@ -6,13 +6,16 @@
 pub mod canary;
 pub mod deadline;
 pub mod fake_daemon;
+pub mod fakes;
 pub mod home;
 pub mod http;
 pub mod process;
 pub mod programs;
 pub mod project;
 pub mod proxy;
+pub mod python;
 pub mod run;
+pub mod serve;
 pub mod servers;
 pub mod sigv4;
 pub mod trace;

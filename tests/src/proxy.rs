@@ -19,6 +19,8 @@ use crate::http::{self, Message};
 pub enum Fault {
     /// It is answered with this status and body, without asking the server.
     Answer(u16, String),
+    /// It is answered with this status, these headers and this body, without asking the server.
+    AnswerWith(u16, Vec<(String, String)>, String),
     /// It is read and never answered; the connection stays open until the client closes it.
     BlackHole,
     /// The connection ends after so many bytes of the real answer.
@@ -237,6 +239,11 @@ fn answer(client: &TcpStream, shared: &Shared, request: &Message, fault: Option<
             let headers = vec![("content-type".into(), "application/x-amz-json-1.1".into())];
             let first = format!("HTTP/1.1 {status} X");
             out.write_all(&Message { first, headers, body: body.clone().into_bytes() }.to_bytes())?;
+            return Ok(true);
+        }
+        Some(Fault::AnswerWith(status, headers, body)) => {
+            let first = format!("HTTP/1.1 {status} X");
+            out.write_all(&Message { first, headers: headers.clone(), body: body.clone().into_bytes() }.to_bytes())?;
             return Ok(true);
         }
         Some(Fault::BlackHole) => {

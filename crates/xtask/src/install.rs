@@ -1,4 +1,5 @@
-//! Installs the Python packages of the test servers, by name and version, into the target directory.
+//! Installs the Python packages of the test servers, and the clients that check our own ones, by name and version, into
+//! the target directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,15 @@ use crate::failure::{Failure, at};
 use crate::report;
 
 /// What is installed. Other versions may behave differently, and the tests say what they rely on.
-const PACKAGES: [&str; 2] = ["moto[server]==5.2.5", "ministack==1.5.33"];
+const PACKAGES: [&str; 7] = [
+    "moto[server]==5.2.5",
+    "ministack==1.5.33",
+    "hvac==2.4.0",
+    "google-cloud-secret-manager==2.32.0",
+    "google-api-python-client==2.202.0",
+    "azure-identity==1.27.0",
+    "azure-keyvault-secrets==4.12.0",
+];
 
 /// The installed servers.
 pub(crate) struct Installed {
@@ -19,6 +28,13 @@ pub(crate) struct Installed {
 }
 
 impl Installed {
+    /// Returns the variables by which tests find the packages: the interpreter, and where it looks for them.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![("BROKER_TEST_PYTHON", self.python.display().to_string())];
+        variables.extend(self.packages.as_ref().map(|dir| ("BROKER_TEST_PYTHONPATH", dir.display().to_string())));
+        variables
+    }
+
     /// Prepares `python3 -m MODULE` with the packages in sight.
     pub(crate) fn module(&self, through: &[&str], module: &str) -> Command {
         let mut words = through.iter().map(|w| PathBuf::from(*w)).chain([self.python.clone()]);
@@ -39,7 +55,7 @@ pub(crate) fn servers() -> Result<Installed, Failure> {
     if let Some(found) = fs::read_to_string(&stamp).ok().filter(|s| *s == wanted).and_then(|_| find(&dir)) {
         return Ok(found);
     }
-    report::line(format!("installing {} into {}", PACKAGES.join(" and "), dir.display()));
+    report::line(format!("installing {} into {}", PACKAGES.join(", "), dir.display()));
     if dir.exists() {
         fs::remove_dir_all(&dir).map_err(at(&dir))?;
     }

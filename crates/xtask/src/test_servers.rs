@@ -11,7 +11,7 @@ use broker_tests::{deadline, http};
 
 use crate::cargo::target;
 use crate::failure::{Failure, at};
-use crate::install;
+use crate::install::{self, Installed};
 
 /// Longest time from the start of a server to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -20,6 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct TestServers {
     moto: Server,
     ministack: Server,
+    installed: Installed,
 }
 
 struct Server {
@@ -50,13 +51,15 @@ impl TestServers {
             command.envs(settings);
             command
         })?;
-        Ok(Self { moto, ministack })
+        Ok(Self { moto, ministack, installed })
     }
 
-    /// Returns the variables that tell the tests where the servers are.
-    pub(crate) fn variables(&self) -> [(&'static str, String); 2] {
+    /// Returns the variables that tell the tests where the servers and the official clients are.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         let url = |server: &Server| format!("http://127.0.0.1:{}", server.port);
-        [("BROKER_TEST_MOTO", url(&self.moto)), ("BROKER_TEST_MINISTACK", url(&self.ministack))]
+        let mut variables = self.installed.variables();
+        variables.extend([("BROKER_TEST_MOTO", url(&self.moto)), ("BROKER_TEST_MINISTACK", url(&self.ministack))]);
+        variables
     }
 
     /// Returns moto's address.
