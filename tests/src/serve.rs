@@ -32,8 +32,11 @@ impl Serve {
     pub fn start(answer: impl Fn(&Message) -> Message + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port can be had");
         let address = listener.local_addr().expect("a listener has an address");
-        let shared =
-            Arc::new(Shared { answer: Box::new(answer), closed: AtomicBool::new(false), connections: Mutex::default() });
+        let shared = Arc::new(Shared {
+            answer: Box::new(answer),
+            closed: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
         let own = Arc::clone(&shared);
         let accepting = thread::spawn(move || {
             for client in listener.incoming().flatten() {

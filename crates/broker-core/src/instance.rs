@@ -11,21 +11,81 @@ use serde::{Deserialize, Serialize};
 pub struct InstanceSettings {
     /// The kind of provider, such as `aws-secrets-manager` or `local`.
     pub kind: String,
-    /// AWS: the region.
+    /// AWS: the region. Google Cloud: none; a regional secret names its `location`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
     /// AWS: the profile of the user's AWS configuration to sign in with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-    /// AWS: the role to assume.
+    /// AWS: the role to assume, or a chain of roles, each assumed by the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub assume_role: Option<String>,
-    /// Where the service is, for test servers and private endpoints. `http://` only to loopback.
+    pub assume_role: Option<Words>,
+    /// AWS: what the owner of the assumed role wants to hear (`sts:ExternalId`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+    /// AWS: the `sso-session` of the user's AWS configuration that `broker login` signs in to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// AWS: regions with replicas of the secrets, asked in this order when `region` is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Words>,
+    /// AWS, Google Cloud: where the service is, for test servers and private endpoints. `http://` only to loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// AWS: where STS is, when it is not at `endpoint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_sts: Option<String>,
+    /// AWS: where IAM Identity Center is, when it is not at `endpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_sso: Option<String>,
+    /// Google Cloud: the project of references that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// Google Cloud: the location of references that name none, for regional secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// Google Cloud: the service account to act as, or a chain of delegates that ends with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impersonate: Option<Words>,
+    /// Vault, Azure: where the server is, such as `https://vault.example.com:8200`. `http://` only to loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Vault: the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// How to sign in, in the words of the kind: `token`, `approle`, `oidc`, `managed-identity`, ...
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<String>,
+    /// Vault: where the sign-in method is mounted, when it is not at its default path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_mount: Option<String>,
+    /// Vault: the role, or the user name, to sign in as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Vault: a PEM file with the certificate authority of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// Azure: the tenant to sign in to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Azure: the application to sign in as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Azure: where to sign in, when it is not Azure's public cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// Keyring: which store of the operating system, such as `secret-service` or `keyutils`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+    /// Exec: the program, by its absolute path, and its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Words>,
+    /// Exec: SHA-256 of the program, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Exec: the caller's variables that the program gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Words>,
     /// How long a fetched value is used without asking again (default `5m`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<String>,
@@ -38,6 +98,33 @@ pub struct InstanceSettings {
     /// The time that one request may take in all, retries included (default `10s`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<String>,
+}
+
+/// One or more words: a string, or an array of strings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Words {
+    /// One.
+    One(String),
+    /// Several, in order.
+    Many(Vec<String>),
+}
+
+impl Words {
+    /// Returns the words in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(word) => std::slice::from_ref(word),
+            Self::Many(words) => words,
+        }
+    }
+}
+
+impl From<&str> for Words {
+    fn from(word: &str) -> Self {
+        Self::One(word.to_owned())
+    }
 }
 
 /// The durations of an instance, read and with defaults.
@@ -117,17 +204,16 @@ impl InstanceSettings {
     /// Checks that credentials can only go to places that are allowed at all, and that no name hides anything.
     ///
     /// # Errors
-    /// The first address that is neither `https://` nor `http://` to loopback, or the first name that is not plain ASCII.
+    /// The first address that is neither `https://` nor `http://` to loopback, or the first word that is not plain ASCII.
     pub fn check_addresses(&self) -> Result<(), InstanceError> {
-        let plain = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-        for (key, name) in [("assume-role", &self.assume_role), ("profile", &self.profile), ("region", &self.region)] {
-            if name.as_ref().is_some_and(|name| !plain(name)) {
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        for (key, words) in self.entries() {
+            if ADDRESSES.contains(&key) {
+                if !words.iter().all(|address| is_allowed_address(address)) {
+                    return Err(InstanceError::Address(key));
+                }
+            } else if words.is_empty() || !words.iter().all(|word| plain(word)) {
                 return Err(InstanceError::Name(key));
-            }
-        }
-        for (key, address) in [("endpoint", &self.endpoint), ("endpoint-sts", &self.endpoint_sts)] {
-            if address.as_deref().is_some_and(|a| !is_allowed_address(a)) {
-                return Err(InstanceError::Address(key));
             }
         }
         Ok(())
@@ -136,21 +222,102 @@ impl InstanceSettings {
     /// Returns every key that is said, with its value, in the order of the documentation.
     #[must_use]
     pub fn said(&self) -> Vec<(String, String)> {
-        // By way of the serialised form, so that no key can be forgotten here.
-        let said = serde_json::to_value(self).unwrap_or_default();
-        let said = said.as_object().into_iter().flatten();
-        said.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+        let kind = ("kind".to_owned(), self.kind.clone());
+        let rest = self.entries().into_iter().map(|(key, words)| (key.to_owned(), words.join(", ")));
+        std::iter::once(kind).chain(rest).collect()
     }
 
-    /// Returns the keys by which this instance says where credentials are sent, with their values.
+    /// Returns the keys that are said besides `kind`, in the order of the documentation.
     #[must_use]
-    pub fn destinations(&self) -> Vec<(&'static str, &str)> {
-        [("endpoint", &self.endpoint), ("endpoint-sts", &self.endpoint_sts), ("assume-role", &self.assume_role)]
-            .into_iter()
-            .filter_map(|(key, value)| Some((key, value.as_deref()?)))
-            .collect()
+    pub fn keys(&self) -> Vec<&'static str> {
+        self.entries().into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Returns the keys by which this instance says where credentials are sent and as whom, with their values.
+    #[must_use]
+    pub fn destinations(&self) -> Vec<(&'static str, String)> {
+        let leads = |key: &&str| ADDRESSES.contains(key) || ["assume-role", "impersonate", "ca"].contains(key);
+        self.entries().into_iter().filter(|(key, _)| leads(key)).map(|(key, words)| (key, words.join(", "))).collect()
+    }
+
+    /// Returns the keys that are said besides `kind`, each with its words.
+    fn entries(&self) -> Vec<(&'static str, &[String])> {
+        // Taken apart by name, so that a new key cannot be forgotten here.
+        let Self {
+            kind: _,
+            region,
+            profile,
+            assume_role,
+            external_id,
+            session,
+            replicas,
+            endpoint,
+            endpoint_sts,
+            endpoint_sso,
+            project,
+            location,
+            impersonate,
+            address,
+            namespace,
+            auth,
+            auth_mount,
+            role,
+            ca,
+            tenant,
+            client_id,
+            authority,
+            store,
+            command,
+            sha256,
+            environment,
+            ttl,
+            negative_ttl,
+            max_stale,
+            timeout,
+        } = self;
+        fn one(word: &Option<String>) -> Option<&[String]> {
+            word.as_ref().map(std::slice::from_ref)
+        }
+        fn many(words: &Option<Words>) -> Option<&[String]> {
+            words.as_ref().map(Words::as_slice)
+        }
+        let all = [
+            ("region", one(region)),
+            ("profile", one(profile)),
+            ("assume-role", many(assume_role)),
+            ("external-id", one(external_id)),
+            ("session", one(session)),
+            ("replicas", many(replicas)),
+            ("endpoint", one(endpoint)),
+            ("endpoint-sts", one(endpoint_sts)),
+            ("endpoint-sso", one(endpoint_sso)),
+            ("project", one(project)),
+            ("location", one(location)),
+            ("impersonate", many(impersonate)),
+            ("address", one(address)),
+            ("namespace", one(namespace)),
+            ("auth", one(auth)),
+            ("auth-mount", one(auth_mount)),
+            ("role", one(role)),
+            ("ca", one(ca)),
+            ("tenant", one(tenant)),
+            ("client-id", one(client_id)),
+            ("authority", one(authority)),
+            ("store", one(store)),
+            ("command", many(command)),
+            ("sha256", one(sha256)),
+            ("environment", many(environment)),
+            ("ttl", one(ttl)),
+            ("negative-ttl", one(negative_ttl)),
+            ("max-stale", one(max_stale)),
+            ("timeout", one(timeout)),
+        ];
+        all.into_iter().filter_map(|(key, words)| Some((key, words?))).collect()
     }
 }
+
+/// The keys whose value is an address that credentials are sent to.
+const ADDRESSES: &[&str] = &["endpoint", "endpoint-sts", "endpoint-sso", "address", "authority"];
 
 /// Tells whether `address` is `https://HOST` or `http://` to a loopback address, without user information.
 fn is_allowed_address(address: &str) -> bool {

@@ -3,10 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use broker_core::diagnostic::Diagnostic;
-use broker_core::manifest::{Manifest, SelectError, Wish, parse, parse_local};
+use broker_core::manifest::{KnownKind, Manifest, SelectError, Wish, parse, parse_local};
 
 const INSTANCES: &[&str] = &["local", "aws-sm"];
-const KINDS: &[&str] = &["local", "aws-secrets-manager"];
+const KINDS: &[KnownKind<'_>] = &[
+    KnownKind { name: "local", keys: &["timeout"], in_manifest: true },
+    KnownKind {
+        name: "aws-secrets-manager",
+        keys: &["region", "assume-role", "endpoint", "ttl", "negative-ttl", "max-stale", "timeout"],
+        in_manifest: true,
+    },
+    KnownKind { name: "exec", keys: &["command", "sha256"], in_manifest: false },
+];
 
 const SHOP: &str = r#"
 [project]
@@ -276,4 +284,32 @@ fn the_schema_knows_every_section_and_refuses_others() {
     sections.sort();
     assert_eq!(sections, ["profiles", "project", "providers", "secrets", "settings"]);
     assert_eq!(schema["additionalProperties"], false);
+}
+
+#[test]
+fn a_kind_that_runs_programs_cannot_stand_in_a_manifest() {
+    let text = "[project]\nname = \"x\"\n[providers.tool]\nkind = \"exec\"\ncommand = [\"/bin/sh\"]\n";
+    let expected = "4:8 an instance of kind `exec` cannot stand in a manifest / \
+                    put the instance into `config.toml`, and use it here by its name";
+    assert_eq!(problems(text), [expected]);
+}
+
+#[test]
+fn a_key_of_another_kind_is_told_at_its_place() {
+    let text = "[project]\nname = \"x\"\n[providers.here]\nkind = \"local\"\nregion = \"eu-west-1\"\n";
+    assert_eq!(problems(text), ["5:10 kind `local` has no key `region` / keys of this kind are timeout"]);
+}
+
+#[test]
+fn a_chain_of_roles_is_a_list_of_words_and_nothing_else() {
+    let with = |roles: &str| {
+        format!("[project]\nname = \"x\"\n[providers.org]\nkind = \"aws-secrets-manager\"\nassume-role = {roles}\n")
+    };
+    for roles in ["\"arn:a\"", "[\"arn:a\", \"arn:b\"]"] {
+        assert!(read(&with(roles)).is_ok(), "{roles}");
+    }
+    for (roles, what) in [("3", "must be a string or a list of strings"), ("[]", "must be plain ASCII text")] {
+        let all = problems(&with(roles));
+        assert!(all.len() == 1 && all[0].contains(what), "{all:?}");
+    }
 }

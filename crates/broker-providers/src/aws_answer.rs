@@ -1,31 +1,22 @@
-//! What a failed request to AWS means, in our own few kinds, and how long it is worth asking again.
+//! What a failed request to AWS means, in our own few kinds.
 //!
 //! AWS's code decides, then the HTTP status. The text passed on is AWS's own, made safe; an answer that cannot be read is
 //! described and never quoted, since it may hold a value. Codes: "Common errors" and the pages of each action in the
 //! Secrets Manager API Reference.
 
 use std::error::Error;
-use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
 use crate::aws_http::MAX_ANSWER;
+use crate::fault::{self, Fault};
 use crate::provider::ErrorKind;
-use crate::words::{chain, safe};
-
-/// What is wrong, before it is said of a reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) kind: ErrorKind,
-    /// AWS's code, where it named one.
-    pub(crate) code: Option<String>,
-    pub(crate) cause: String,
-}
+use crate::words::chain;
 
 /// What was asked for: the same code means different things for a read and for a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,73 +26,23 @@ pub(crate) enum Action {
 }
 
 impl Fault {
-    pub(crate) fn new(kind: ErrorKind, cause: impl Into<String>) -> Self {
-        Self { kind, code: None, cause: cause.into() }
-    }
-
     /// Returns the fault that AWS names by `code`, in a failed request or in one entry of a batch.
     pub(crate) fn named(code: &str, message: &str, status: u16, action: Action) -> Self {
-        // Cut as a whole: a code may be as long as a message.
-        let cause = if message.is_empty() { safe(code) } else { safe(&format!("{code}: {message}")) };
-        Self { kind: kind_of(code, message, status, action), code: Some(safe(code)), cause }
-    }
-
-    /// Tells whether AWS named this code.
-    pub(crate) fn is(&self, code: &str) -> bool {
-        self.code.as_deref() == Some(code)
-    }
-
-    /// How many times in all a request is sent that fails like this.
-    fn attempts(&self) -> u32 {
-        match self.kind {
-            ErrorKind::Throttled => 8,
-            ErrorKind::Unavailable => 4,
-            ErrorKind::Malformed => 2,
-            _ => 1,
-        }
+        Self::coded(kind_of(code, message, status, action), code, message)
     }
 }
 
-/// Sends a request until it is answered, makes no sense to repeat, or `deadline` comes.
-///
-/// The first attempt gets two fifths of the time: a kept connection that died silently (a laptop that moved) leaves
-/// enough for a second one. Pauses have full jitter.
+/// Sends a request of the SDK until it is answered, makes no sense to repeat, or `deadline` comes.
 pub(crate) async fn persist<T, E, F>(deadline: Instant, action: Action, send: impl Fn() -> F) -> Result<T, Fault>
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
     F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
 {
-    let first = Instant::now() + deadline.saturating_duration_since(Instant::now()) * 2 / 5;
-    let mut attempt = 1;
-    let mut last = None;
-    loop {
-        let until = if attempt == 1 { first } else { deadline };
-        let fault = match timeout_at(until, send()).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => fault_of(&error, action),
-            Err(_) if Instant::now() < deadline => {
-                Fault::new(ErrorKind::Unavailable, "no answer, and the time is running out")
-            }
-            Err(_) => {
-                return Err(last.unwrap_or_else(|| Fault::new(ErrorKind::Unavailable, "no answer before the deadline")));
-            }
-        };
-        let wake = Instant::now() + pause(attempt);
-        if attempt >= fault.attempts() || wake >= deadline {
-            return Err(fault);
-        }
-        attempt += 1;
-        last = Some(fault);
-        sleep_until(wake).await;
-    }
-}
-
-/// Returns a random pause before the attempt after `attempt`: between nothing and 50 ms, 100 ms and so on up to 2 s.
-fn pause(attempt: u32) -> Duration {
-    let most = (50_u64 << attempt.saturating_sub(1).min(6)).min(2000);
-    // Without randomness the longest pause is taken, which is merely less polite.
-    let random = getrandom::u64().unwrap_or(u64::MAX);
-    Duration::from_millis(1 + random % most)
+    fault::persist(deadline, || {
+        let sent = send();
+        async move { sent.await.map_err(|error| fault_of(&error, action)) }
+    })
+    .await
 }
 
 fn fault_of<E>(error: &SdkError<E, HttpResponse>, action: Action) -> Fault
@@ -116,9 +57,14 @@ where
             let status = context.raw().status().as_u16();
             let (code, message) =
                 (context.err().code().unwrap_or_default(), context.err().message().unwrap_or_default());
-            if code.is_empty() { unreadable(status, error) } else { Fault::named(code, message, status, action) }
+            let fault =
+                if code.is_empty() { unreadable(status, error) } else { Fault::named(code, message, status, action) };
+            Fault { retry_after: context.raw().headers().get("retry-after").and_then(fault::retry_after), ..fault }
         }
-        SdkError::ResponseError(context) => unreadable(context.raw().status().as_u16(), error),
+        SdkError::ResponseError(context) => {
+            let retry_after = context.raw().headers().get("retry-after").and_then(fault::retry_after);
+            Fault { retry_after, ..unreadable(context.raw().status().as_u16(), error) }
+        }
         SdkError::TimeoutError(_) => Fault::new(ErrorKind::Unavailable, "no answer in time"),
         other => Fault::new(ErrorKind::Unavailable, without_layers(&chain(other))),
     }
@@ -269,23 +215,5 @@ mod tests {
         }
         let refused = Fault::named("InvalidParameterException", "too long", 400, Action::Write);
         assert_eq!(refused.kind, ErrorKind::Unsupported);
-    }
-
-    #[test]
-    fn however_long_a_code_and_a_message_are_the_cause_is_cut_at_500_characters() {
-        let long = "\u{202e}x".repeat(100_000);
-        for (code, message) in [("AccessDenied", long.as_str()), (&long, ""), (&long, &long)] {
-            let fault = Fault::named(code, message, 400, Action::Read);
-            assert!(fault.cause.chars().count() <= 501 && fault.cause.ends_with('…'), "{}", fault.cause);
-            assert!(fault.code.is_some_and(|code| code.chars().count() <= 501));
-        }
-    }
-
-    #[test]
-    fn pauses_are_random_and_bounded() {
-        let pauses: std::collections::HashSet<_> = (0..50).map(|_| pause(7)).collect();
-        assert!(pauses.len() > 10);
-        assert!((1..40).all(|attempt| pause(attempt) <= Duration::from_millis(2000)));
-        assert!((0..100).all(|_| pause(1) <= Duration::from_millis(50)));
     }
 }

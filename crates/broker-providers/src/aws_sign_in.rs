@@ -107,7 +107,7 @@ impl SignInPlan {
             sign_in,
             profile: settings.profile.clone(),
             region: settings.region.clone(),
-            assume_role: settings.assume_role.clone(),
+            assume_role: settings.assume_role.as_ref().and_then(|roles| roles.as_slice().last().cloned()),
             endpoint_sts: settings.endpoint_sts.clone().or_else(|| settings.endpoint.clone()),
             http,
         }

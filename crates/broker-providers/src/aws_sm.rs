@@ -25,11 +25,15 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use crate::aws_answer::{Action, Fault, is_deleted, persist};
+use crate::aws_answer::{Action, is_deleted, persist};
 use crate::aws_sign_in::SignInPlan;
 pub(crate) use crate::aws_sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
+use crate::fault::Fault;
 use crate::file_stamp::FilesStamp;
-use crate::provider::{Capabilities, ErrorKind, FetchOptions, Fetched, Listed, Provider, ProviderError, Retry};
+use crate::provider::{
+    Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError,
+    unsupported,
+};
 use crate::registry::Opening;
 
 /// Most ids of one `BatchGetSecretValue`.
@@ -42,8 +46,17 @@ const MAX_PAGES: usize = 1000;
 const NO_BATCH_FOR: Duration = Duration::from_secs(600);
 
 /// What this provider can do.
-pub(crate) const CAPABILITIES: Capabilities =
-    Capabilities { write: true, list: true, versions: true, stages: true, batch: BATCH };
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    write: true,
+    list: true,
+    tags: false,
+    describe: false,
+    versions: true,
+    previous: true,
+    pending: false,
+    promote: true,
+    batch: BATCH,
+};
 
 /// Opens an instance. Signing in happens with its first request.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {
@@ -153,7 +166,7 @@ impl AwsSecretsManager {
                 let (name, arn) = (value.name.unwrap_or_default(), value.arn.unwrap_or_default());
                 let fetched = fetched(value.secret_string, value.secret_binary, value.version_id);
                 for id in ids {
-                    if *id == name || *id == arn {
+                    if *id == name.as_str() || *id == arn.as_str() {
                         answers.insert(id, fetched.clone());
                     } else if is_partial(id, &arn) {
                         // The whole ARN of one secret can be the partial ARN of another: the exact answer wins.
@@ -257,14 +270,11 @@ impl AwsSecretsManager {
         }
         ProviderError {
             hint: self.hint(&fault, region),
+            retry: fault.retry(),
             kind: fault.kind,
             instance: self.instance.clone(),
             reference: reference.cloned(),
             cause: fault.cause,
-            retry: match fault.kind {
-                ErrorKind::Throttled | ErrorKind::Unavailable => Retry::After(Duration::from_secs(1)),
-                _ => Retry::Never,
-            },
         }
     }
 
@@ -386,7 +396,8 @@ impl Provider for AwsSecretsManager {
         sent.await.map(|_| ()).or_else(|fault| fail(fault, Some(&session.region)))
     }
 
-    async fn list(&self, prefix: &str, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
+    async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
+        let prefix = options.prefix;
         let session = self.session().await.map_err(|fault| self.error(fault, None, None))?;
         let mut listed = Vec::new();
         let mut page: Option<String> = None;
@@ -417,6 +428,10 @@ impl Provider for AwsSecretsManager {
         listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         listed.dedup_by(|a, b| a.path == b.path);
         Ok(listed)
+    }
+
+    async fn describe(&self, reference: &SecretRef, _: Instant) -> Result<Described, ProviderError> {
+        Err(unsupported(reference, "it cannot be described"))
     }
 
     fn forget(&self) {

@@ -19,7 +19,9 @@ use tokio::time::Instant;
 
 use crate::clock::Stamp;
 use crate::flight::{Brought, Flight, Landing, Pilot};
-use crate::provider::{Capabilities, ErrorKind, FetchOptions, Fetched, Listed, Provider, ProviderError, Retry};
+use crate::provider::{
+    Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
+};
 
 /// Most secrets that one cache holds; the longest held goes first.
 const MAX_ENTRIES: usize = 4096;
@@ -140,8 +142,24 @@ impl Provider for Cached {
         done
     }
 
-    async fn list(&self, prefix: &str, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
-        self.cache.below.list(prefix, deadline).await
+    async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
+        self.cache.below.list(options, deadline).await
+    }
+
+    async fn describe(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, ProviderError> {
+        self.cache.below.describe(reference, deadline).await
+    }
+
+    async fn promote(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
+        let done = self.cache.below.promote(reference, deadline).await;
+        self.cache.empty();
+        done
+    }
+
+    async fn demote(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
+        let done = self.cache.below.demote(reference, deadline).await;
+        self.cache.empty();
+        done
     }
 
     fn forget(&self) {

@@ -13,7 +13,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::provider::{ErrorKind, FetchOptions, Fetched, Provider, ProviderError};
+use crate::provider::{
+    Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Stage,
+};
 
 /// How long one operation of a working store may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,6 +29,8 @@ pub struct Fixture {
     pub instance: String,
     /// The beginning of every name that is used, unlike that of any other run.
     pub prefix: String,
+    /// Turns such a name into one that the manager takes: different names stay different, and prefixes prefixes.
+    pub path: fn(&str) -> String,
     /// Claims that this server is known to break, each with the reason.
     pub known_wrong: Vec<(&'static str, &'static str)>,
 }
@@ -53,6 +57,10 @@ claims![
     a_listing_is_exact_and_ordered,
     a_deleted_secret_is_not_found,
     a_version_cannot_be_written,
+    a_description_says_what_there_is_and_no_value,
+    a_promoted_version_is_current_and_the_former_one_previous,
+    a_demoted_version_gives_way_to_the_one_before,
+    a_pending_version_waits_until_it_is_promoted,
     a_deadline_in_the_past_ends_at_once,
     no_error_holds_a_value,
 ];
@@ -79,7 +87,7 @@ pub async fn check(fixture: &Fixture) {
 
 impl Fixture {
     fn reference(&self, name: &str) -> SecretRef {
-        let path = format!("{}/{name}", self.prefix);
+        let path = (self.path)(&format!("{}/{name}", self.prefix));
         SecretRef { instance: self.instance.clone(), path, field: Vec::new(), version: Version::Current }
     }
 
@@ -98,6 +106,17 @@ impl Fixture {
     async fn one(&self, reference: &SecretRef) -> Result<Fetched, ProviderError> {
         let mut results = self.fetch(std::slice::from_ref(reference)).await;
         results.pop().unwrap_or_else(|| panic!("no result for `{reference}`"))
+    }
+
+    async fn list(&self, prefix: &str) -> Vec<Listed> {
+        let options = ListOptions { prefix, tags: &[] };
+        let listed = self.provider.list(options, Instant::now() + PATIENCE).await;
+        listed.unwrap_or_else(|error| panic!("list: {error}"))
+    }
+
+    async fn describe(&self, reference: &SecretRef) -> Described {
+        let described = self.provider.describe(reference, Instant::now() + PATIENCE).await;
+        described.unwrap_or_else(|error| panic!("describe: {error}"))
     }
 
     async fn bytes(&self, reference: &SecretRef) -> Vec<u8> {
@@ -200,17 +219,18 @@ async fn a_write_makes_a_new_current_version(fixture: &Fixture) {
 }
 
 async fn the_version_before_the_last_write_is_the_previous_stage(fixture: &Fixture) {
-    if !fixture.provider.capabilities().stages {
+    if !fixture.provider.capabilities().previous {
         return;
     }
     let reference = fixture.reference("secret");
     let previous = SecretRef { version: Version::Previous, ..reference.clone() };
     let pending = SecretRef { version: Version::Pending, ..reference.clone() };
     fixture.put(&reference, b"one").await;
-    for missing in [&previous, &pending] {
-        let error = fixture.one(missing).await.expect_err("there is one version only");
-        assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
-    }
+    let error = fixture.one(&previous).await.expect_err("there is one version only");
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    let error = fixture.one(&pending).await.expect_err("nothing is pending");
+    // A manager that has no such stage may say so.
+    assert!(matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unsupported), "{error}");
     fixture.put(&reference, b"two").await;
     fixture.put(&reference, b"three").await;
     assert_eq!(fixture.bytes(&previous).await, b"two");
@@ -237,11 +257,14 @@ async fn a_listing_is_exact_and_ordered(fixture: &Fixture) {
         fixture.put(&fixture.reference(name), b"x").await;
     }
     let prefix = fixture.reference("list/").path;
-    let listed = fixture.provider.list(&prefix, Instant::now() + PATIENCE).await.unwrap_or_else(|e| panic!("{e}"));
+    let listed = fixture.list(&prefix).await;
     let names: Vec<_> = listed.iter().filter_map(|entry| entry.path.strip_prefix(&prefix)).collect();
-    assert_eq!((listed.len(), names.as_slice()), (3, ["a", "a/deep", "b"].as_slice()));
-    let none = fixture.provider.list(&format!("{prefix}nothing"), Instant::now() + PATIENCE).await;
-    assert_eq!(none.ok(), Some(Vec::new()));
+    let rest = |name: &str| fixture.reference(&format!("list/{name}")).path[prefix.len()..].to_owned();
+    let mut expected = ["a", "a/deep", "b"].map(rest);
+    expected.sort();
+    assert_eq!(names, expected);
+    assert_eq!(listed.len(), 3);
+    assert_eq!(fixture.list(&format!("{prefix}nothing")).await, []);
 }
 
 async fn a_deleted_secret_is_not_found(fixture: &Fixture) {
@@ -264,6 +287,86 @@ async fn a_version_cannot_be_written(fixture: &Fixture) {
     assert_eq!(done.expect_err("history is not written").kind, ErrorKind::Unsupported);
 }
 
+async fn a_description_says_what_there_is_and_no_value(fixture: &Fixture) {
+    let can = fixture.provider.capabilities();
+    if !can.describe {
+        return;
+    }
+    let canary = "canary-77e0c2b1";
+    let reference = fixture.reference("secret");
+    let error = fixture.provider.describe(&reference, Instant::now() + PATIENCE).await.expect_err("nobody wrote it");
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    let first = fixture.put(&reference, canary.as_bytes()).await;
+    let second = fixture.put(&reference, b"two").await;
+    let described = fixture.describe(&reference).await;
+    assert!(!format!("{described:?}").contains(canary), "a description holds the value");
+    let standing = |id: &Option<String>| {
+        let version = described.versions.iter().find(|version| Some(&version.id) == id.as_ref());
+        version.map(|version| (version.stages.clone(), version.usable))
+    };
+    if can.versions {
+        assert_eq!(standing(&second), Some((vec![Stage::Current], true)), "{described:?}");
+        let before = if can.previous { vec![Stage::Previous] } else { vec![] };
+        assert_eq!(standing(&first), Some((before, true)), "{described:?}");
+        assert_eq!(described.versions.first().map(|version| &version.id), second.as_ref(), "newest first");
+    }
+}
+
+async fn a_promoted_version_is_current_and_the_former_one_previous(fixture: &Fixture) {
+    let can = fixture.provider.capabilities();
+    if !can.promote {
+        return;
+    }
+    let reference = fixture.reference("secret");
+    let previous = SecretRef { version: Version::Previous, ..reference.clone() };
+    let Some(first) = fixture.put(&reference, b"one").await else { panic!("a version has an id") };
+    fixture.put(&reference, b"two").await;
+    fixture.put(&reference, b"three").await;
+    let first = SecretRef { version: Version::Id(first), ..reference.clone() };
+    fixture.provider.promote(&first, Instant::now() + PATIENCE).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(fixture.bytes(&reference).await, b"one");
+    assert_eq!(fixture.bytes(&previous).await, b"three");
+    let unknown = Version::Id("00000000-0000-4000-8000-000000000000".to_owned());
+    for (version, kind) in [(unknown, ErrorKind::NotFound), (Version::Current, ErrorKind::Unsupported)] {
+        let wrong = SecretRef { version, ..reference.clone() };
+        let error = fixture.provider.promote(&wrong, Instant::now() + PATIENCE).await.expect_err("no such version");
+        assert_eq!(error.kind, kind, "{error}");
+    }
+    assert_eq!(fixture.bytes(&reference).await, b"one", "a failed promotion changes nothing");
+}
+
+async fn a_demoted_version_gives_way_to_the_one_before(fixture: &Fixture) {
+    if !fixture.provider.capabilities().promote {
+        return;
+    }
+    let reference = fixture.reference("secret");
+    fixture.put(&reference, b"one").await;
+    let error = fixture.provider.demote(&reference, Instant::now() + PATIENCE).await.expect_err("there is none before");
+    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    fixture.put(&reference, b"two").await;
+    fixture.provider.demote(&reference, Instant::now() + PATIENCE).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(fixture.bytes(&reference).await, b"one");
+}
+
+async fn a_pending_version_waits_until_it_is_promoted(fixture: &Fixture) {
+    if !fixture.provider.capabilities().pending {
+        return;
+    }
+    let deadline = || Instant::now() + PATIENCE;
+    let reference = fixture.reference("secret");
+    let pending = SecretRef { version: Version::Pending, ..reference.clone() };
+    fixture.put(&reference, b"one").await;
+    fixture.put(&pending, b"two").await;
+    assert_eq!((fixture.bytes(&reference).await, fixture.bytes(&pending).await), (b"one".to_vec(), b"two".to_vec()));
+    fixture.provider.promote(&pending, deadline()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(fixture.bytes(&reference).await, b"two");
+    assert_eq!(fixture.one(&pending).await.expect_err("nothing waits any more").kind, ErrorKind::NotFound);
+    fixture.put(&pending, b"three").await;
+    fixture.provider.demote(&pending, deadline()).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(fixture.one(&pending).await.expect_err("it was given up").kind, ErrorKind::NotFound);
+    assert_eq!(fixture.bytes(&reference).await, b"two");
+}
+
 async fn a_deadline_in_the_past_ends_at_once(fixture: &Fixture) {
     let reference = fixture.reference("secret");
     fixture.put(&reference, b"one").await;
@@ -282,7 +385,7 @@ async fn no_error_holds_a_value(fixture: &Fixture) {
     let reference = fixture.reference("secret");
     fixture.put(&reference, canary.as_bytes()).await;
     let mut errors = Vec::new();
-    for version in [Version::Id("00000000-0000-4000-8000-000000000001".to_owned()), Version::Pending] {
+    for version in [Version::Id("00000000-0000-4000-8000-000000000001".to_owned()), Version::Previous] {
         let reference = SecretRef { version, ..reference.clone() };
         errors.extend(fixture.one(&reference).await.err());
         let value = SecretValue::new(canary.as_bytes().to_vec());

@@ -22,12 +22,23 @@ use crate::local_files;
 pub use crate::local_key::KeySource;
 use crate::local_key::{KEY_FILE, KeyError, KeyFile};
 use crate::local_keyring::{self, KeyringError};
-use crate::provider::{Capabilities, ErrorKind, FetchOptions, Fetched, Listed, Provider, ProviderError, Retry};
+use crate::provider::{
+    Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
+};
 use crate::registry::Opening;
 
 /// What the embedded store can do.
-pub(crate) const CAPABILITIES: Capabilities =
-    Capabilities { write: true, list: true, versions: true, stages: true, batch: usize::MAX };
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    write: true,
+    list: true,
+    tags: false,
+    describe: true,
+    versions: true,
+    previous: true,
+    pending: false,
+    promote: true,
+    batch: usize::MAX,
+};
 
 /// Largest value, in bytes. A larger one is a file and belongs elsewhere.
 const MAX_VALUE: usize = 1 << 20;
@@ -376,14 +387,27 @@ impl Provider for LocalStore {
         done.map_err(|trouble| self.error(trouble, Some(reference)))
     }
 
-    async fn list(&self, prefix: &str, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
-        let prefix = prefix.to_owned();
+    async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
+        let prefix = options.prefix.to_owned();
         let list = async {
+            if !options.tags.is_empty() {
+                return Err(Trouble::new(ErrorKind::Unsupported, "the embedded store has no tags"));
+            }
             let (db, keys) = self.store.ready(false).await?;
             blocking(move || db.list(&keys, &prefix)).await
         };
         let done = timeout_at(deadline, list).await.unwrap_or_else(|_| Err(Trouble::late()));
         done.map_err(|trouble| self.error(trouble, None))
+    }
+
+    async fn describe(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, ProviderError> {
+        let path = reference.path.clone();
+        let look = async {
+            let (db, keys) = self.store.ready(false).await?;
+            blocking(move || db.describe(&keys, &path)).await?.ok_or_else(|| Trouble::missing(&Version::Current))
+        };
+        let done = timeout_at(deadline, look).await.unwrap_or_else(|_| Err(Trouble::late()));
+        done.map_err(|trouble| self.error(trouble, Some(reference)))
     }
 
     /// Locks it. Reads and writes that are under way end with the keys that they have.

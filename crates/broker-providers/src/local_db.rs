@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::local_crypto::{Key, NoRandom, derive, mac, open, seal};
 use crate::local_files::{self, FileError};
-use crate::provider::Listed;
+use crate::provider::{Described, DescribedVersion, Listed, Stage};
 use crate::words::chain;
 
 /// The name of the file.
@@ -241,6 +241,33 @@ impl Db {
         }
         listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(listed)
+    }
+
+    /// Says what is known of the secret `path` besides its value, if it is there. Opens no value.
+    pub(crate) fn describe(&self, keys: &StoreKeys, path: &str) -> Result<Option<Described>, DbError> {
+        let name = mac(&keys.names, path.as_bytes());
+        let read = self.database.begin_read()?;
+        let heads = read.open_table(HEADS)?;
+        let Some(head) = heads.get(name.as_slice())? else { return Ok(None) };
+        let head = open_head(keys, &name, head.value())?;
+        let previous = head.kept.iter().rev().find(|kept| **kept < head.current).copied();
+        let stage_of = |version| match version {
+            _ if version == head.current => vec![Stage::Current],
+            _ if Some(version) == previous => vec![Stage::Previous],
+            _ => vec![],
+        };
+        let version = |version: &u64| DescribedVersion {
+            id: version.to_string(),
+            stages: stage_of(*version),
+            created: None,
+            usable: true,
+        };
+        Ok(Some(Described {
+            versions: head.kept.iter().rev().map(version).collect(),
+            created: None,
+            changed: UNIX_EPOCH.checked_add(Duration::from_secs(head.changed)),
+            tags: Vec::new(),
+        }))
     }
 
     fn commit(&self, write: redb::WriteTransaction) -> Result<(), DbError> {

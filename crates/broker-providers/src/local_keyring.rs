@@ -1,4 +1,5 @@
-//! The keyring of the operating system (Secret Service), as a place for one 32-byte key per store.
+//! The keyring of the operating system (Secret Service), as the place of what must outlive the daemon: one 32-byte key per
+//! embedded store, and the sealed sign-ins.
 //!
 //! Its calls block, and one that waits for a person to unlock a collection blocks without end. So each runs on a thread
 //! of its own, which a runtime that shuts down does not wait for, and the caller waits at most its time. Whether a keyring
@@ -42,27 +43,47 @@ pub(crate) enum KeyringError {
     Failed(String),
 }
 
+/// What a key of an embedded store is called for people who look into their keyring.
+const KEY_LABEL: &str = "broker: key of the embedded store";
+
+/// Reads what is kept under `account`; nothing when there is none.
+pub(crate) async fn find(account: &str, label: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, KeyringError> {
+    let account = account.to_owned();
+    let found = on_own_thread(move || entry(&account, label)?.get_secret().map(Zeroizing::new).map_err(failed)).await;
+    match found {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(KeyringError::NoKey) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps `bytes` under `account`, in place of what was there.
+pub(crate) async fn keep(account: &str, label: &'static str, bytes: Vec<u8>) -> Result<(), KeyringError> {
+    let (account, bytes) = (account.to_owned(), Zeroizing::new(bytes));
+    on_own_thread(move || entry(&account, label)?.set_secret(&bytes).map_err(failed)).await
+}
+
 /// Reads the key of the store `id`.
 pub(crate) async fn read(id: &str) -> Result<Key, KeyringError> {
     let id = id.to_owned();
-    on_own_thread(move || read_back(&entry(&id)?)).await
+    on_own_thread(move || read_back(&entry(&id, KEY_LABEL)?)).await
 }
 
 /// Stores the key of the store `id`, and proves it by reading it back.
 pub(crate) async fn write(id: &str, key: Key) -> Result<(), KeyringError> {
     let id = id.to_owned();
     on_own_thread(move || {
-        let entry = entry(&id)?;
+        let entry = entry(&id, KEY_LABEL)?;
         entry.set_secret(key.as_slice()).map_err(failed)?;
         if *read_back(&entry)? == *key { Ok(()) } else { Err(KeyringError::NotAKey) }
     })
     .await
 }
 
-/// Removes the key of the store `id`.
+/// Removes what is kept under `id`.
 pub(crate) async fn remove(id: &str) -> Result<(), KeyringError> {
     let id = id.to_owned();
-    on_own_thread(move || entry(&id)?.delete_credential().map_err(failed)).await
+    on_own_thread(move || entry(&id, KEY_LABEL)?.delete_credential().map_err(failed)).await
 }
 
 /// Writes, reads and deletes a throwaway item.
@@ -79,8 +100,8 @@ pub(crate) async fn probe() -> Result<(), KeyringError> {
     written.and(removed)
 }
 
-fn entry(id: &str) -> Result<Entry, KeyringError> {
-    let label = HashMap::from([("label", "broker: key of the embedded store")]);
+fn entry(id: &str, label: &str) -> Result<Entry, KeyringError> {
+    let label = HashMap::from([("label", label)]);
     Store::new().and_then(|store| store.build(SERVICE, id, Some(&label))).map_err(failed)
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use broker_core::code::ErrorCode;
-use broker_core::reference::SecretRef;
+use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::{SecretValue, SharedValue};
 use tokio::time::Instant;
 
@@ -20,10 +20,18 @@ pub struct Capabilities {
     pub write: bool,
     /// `list` works.
     pub list: bool,
+    /// `list` can select by tag.
+    pub tags: bool,
+    /// `describe` works.
+    pub describe: bool,
     /// References may name a version id.
     pub versions: bool,
-    /// References may name the previous and the pending stage.
-    pub stages: bool,
+    /// References may name the previous stage.
+    pub previous: bool,
+    /// References may name the pending stage, and `put` can write it.
+    pub pending: bool,
+    /// `promote` and `demote` work.
+    pub promote: bool,
     /// How many references one call fetches; 1 for a manager that cannot batch.
     pub batch: usize,
 }
@@ -37,6 +45,15 @@ pub struct FetchOptions {
     pub refresh: bool,
     /// Never ask the manager: serve what is held, within `max-stale`.
     pub offline: bool,
+}
+
+/// What a listing selects.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListOptions<'a> {
+    /// The beginning of the path, decoded; empty for all.
+    pub prefix: &'a str,
+    /// Tags (or labels) that an entry must have, name and value.
+    pub tags: &'a [(String, String)],
 }
 
 impl FetchOptions {
@@ -69,6 +86,43 @@ pub struct Listed {
     pub version: Option<String>,
     /// When it last changed, where known.
     pub changed: Option<SystemTime>,
+}
+
+/// What a manager knows of one secret besides its value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Its versions, newest first; empty for a manager without versions.
+    pub versions: Vec<DescribedVersion>,
+    /// When it was made, where known.
+    pub created: Option<SystemTime>,
+    /// When it last changed, where known.
+    pub changed: Option<SystemTime>,
+    /// Its tags (or labels), ordered by name.
+    pub tags: Vec<(String, String)>,
+}
+
+/// One version of a [`Described`] secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedVersion {
+    /// The manager's id of it, as a reference's `?version=` takes it.
+    pub id: String,
+    /// The stages that it stands in.
+    pub stages: Vec<Stage>,
+    /// When it was written, where known.
+    pub created: Option<SystemTime>,
+    /// Whether its value can be had: not disabled, deleted or expired.
+    pub usable: bool,
+}
+
+/// A stage of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Served when nothing else is said.
+    Current,
+    /// Was current before the last change.
+    Previous,
+    /// Is being prepared by a rotation.
+    Pending,
 }
 
 /// Whether it makes sense to ask again.
@@ -185,10 +239,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
     async fn fetch(&self, references: &[SecretRef], options: FetchOptions) -> Vec<Result<Fetched, ProviderError>>;
 
     /// Stores `value` as the new current version, creating the secret where needed, and returns the version's id where
-    /// the manager has one.
+    /// the manager has one. A reference to the pending stage stores it there and leaves the current version as it is.
     ///
     /// # Errors
-    /// Denied, unavailable and the like; [`ErrorKind::Unsupported`] for a reference that names a version.
+    /// Denied, unavailable and the like; [`ErrorKind::Unsupported`] for a reference that names another version, and for
+    /// the pending stage of a manager that has none.
     async fn put(
         &self,
         reference: &SecretRef,
@@ -202,12 +257,68 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// [`ErrorKind::NotFound`] when there is none, and the like.
     async fn delete(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError>;
 
-    /// Lists the secrets whose path begins with `prefix`, ordered by path.
+    /// Lists the secrets that `options` selects, ordered by path.
     ///
     /// # Errors
-    /// Denied, unavailable and the like.
-    async fn list(&self, prefix: &str, deadline: Instant) -> Result<Vec<Listed>, ProviderError>;
+    /// Denied, unavailable and the like; [`ErrorKind::Unsupported`] for tags where there are none.
+    async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError>;
+
+    /// Says what is known of a secret besides its value. A version in the reference does not matter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, and the like; [`ErrorKind::Unsupported`] where it cannot be told.
+    async fn describe(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, ProviderError>;
+
+    /// Makes the version that `reference` names (by id, previous or pending) the current one; the former current version
+    /// is the previous one then. As it stands here the bytes are written once more, as a new version: the way of
+    /// managers whose versions cannot be moved.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for a version that is not there; [`ErrorKind::Unsupported`] for a reference to the current
+    /// version and for a manager without versions.
+    async fn promote(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
+        if reference.version == Version::Current || !self.capabilities().promote {
+            return Err(unsupported(reference, "there is no version to promote"));
+        }
+        let options = FetchOptions { deadline, refresh: true, offline: false };
+        let mut fetched = self.fetch(std::slice::from_ref(reference), options).await;
+        let found =
+            fetched.pop().unwrap_or_else(|| Err(unsupported(reference, "the provider gave no answer for it")))?;
+        // Opened to be written once more, by the same manager under the same name.
+        let value = SecretValue::new(found.value.expose().to_vec());
+        let current = SecretRef { version: Version::Current, ..reference.clone() };
+        self.put(&current, value, deadline).await.map(|_| ())
+    }
+
+    /// Takes a stage off: a reference to the current version brings the previous one back, one to the pending stage gives
+    /// that version up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such version or none before it; [`ErrorKind::Unsupported`] for every
+    /// other reference and where stages cannot be moved.
+    async fn demote(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
+        match reference.version {
+            Version::Current => {
+                let previous = SecretRef { version: Version::Previous, ..reference.clone() };
+                self.promote(&previous, deadline).await
+            }
+            _ => Err(unsupported(reference, "only the current version can be taken back")),
+        }
+    }
 
     /// Forgets everything held in memory: values, negatives, sign-ins, keys.
     fn forget(&self);
+}
+
+/// Returns the failure of a provider that cannot do what was asked.
+#[must_use]
+pub fn unsupported(reference: &SecretRef, cause: &str) -> ProviderError {
+    ProviderError {
+        kind: ErrorKind::Unsupported,
+        instance: reference.instance.clone(),
+        reference: Some(reference.clone()),
+        cause: cause.to_owned(),
+        hint: None,
+        retry: Retry::Never,
+    }
 }

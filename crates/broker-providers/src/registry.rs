@@ -18,8 +18,11 @@ use crate::aws_http::Transport;
 use crate::cached::Cached;
 use crate::file_stamp::FilesStamp;
 use crate::local::LocalStore;
+use crate::login::Login;
 use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
+use crate::rest::Pool;
+use crate::sign_ins::{SignInWay, SignIns};
 use crate::{aws_profile, aws_sm};
 
 /// How many providers stay open; the least recently used one goes first.
@@ -36,8 +39,12 @@ const OTHERS: &str = "(others)";
 pub struct Kind {
     /// The name in `kind = "..."`.
     pub kind: &'static str,
-    /// The scheme of its default instance.
-    pub scheme: &'static str,
+    /// The scheme of its default instance; none for a kind that only exists as configured.
+    pub scheme: Option<&'static str>,
+    /// What people call it.
+    pub title: &'static str,
+    /// Whether a manifest may configure it. A kind that runs programs stands in user or machine configuration only.
+    pub in_manifest: bool,
     /// The keys of an instance that it understands, besides `kind`.
     pub keys: &'static [&'static str],
     /// The caller's variables that it reads. They are part of the identity.
@@ -52,6 +59,8 @@ pub struct Kind {
     pub cached: bool,
     /// Opens an instance for one identity. Quick, and reaches nobody: sign-in happens with the first request.
     pub open: fn(&Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError>,
+    /// Opens the instance's way for a person to sign in; nothing where the settings name none.
+    pub(crate) login: fn(&Opening<'_>) -> Result<Option<Arc<dyn Login>>, ProviderError>,
 }
 
 /// The keys that instances of every cached kind understand.
@@ -63,7 +72,9 @@ macro_rules! with_timing {
 pub const KINDS: &[Kind] = &[
     Kind {
         kind: "aws-secrets-manager",
-        scheme: "aws-sm",
+        scheme: Some("aws-sm"),
+        title: "AWS Secrets Manager",
+        in_manifest: true,
         keys: with_timing!["region", "profile", "assume-role", "endpoint", "endpoint-sts"],
         sign_in_env: aws_sm::SIGN_IN_ENV,
         bootstrap_env: aws_sm::BOOTSTRAP_ENV,
@@ -71,10 +82,13 @@ pub const KINDS: &[Kind] = &[
         capabilities: aws_sm::CAPABILITIES,
         cached: true,
         open: aws_sm::open,
+        login: no_login,
     },
     Kind {
         kind: "local",
-        scheme: "local",
+        scheme: Some("local"),
+        title: "Embedded store",
+        in_manifest: true,
         keys: &["timeout"],
         sign_in_env: &[],
         bootstrap_env: &[],
@@ -82,8 +96,14 @@ pub const KINDS: &[Kind] = &[
         capabilities: crate::local::CAPABILITIES,
         cached: false,
         open: crate::local::open,
+        login: no_login,
     },
 ];
+
+/// Most kinds have no way for a person to sign in.
+fn no_login(_: &Opening<'_>) -> Result<Option<Arc<dyn Login>>, ProviderError> {
+    Ok(None)
+}
 
 impl Kind {
     /// Finds a kind by its name.
@@ -95,40 +115,13 @@ impl Kind {
     /// Finds the kind whose default instance has this scheme.
     #[must_use]
     pub fn of_scheme(scheme: &str) -> Option<&'static Self> {
-        KINDS.iter().find(|row| row.scheme == scheme)
+        KINDS.iter().find(|row| row.scheme == Some(scheme))
     }
 
     /// Returns the keys that `settings` says and this kind does not understand.
     #[must_use]
     pub fn foreign_keys(&self, settings: &InstanceSettings) -> Vec<&'static str> {
-        // Taken apart by name, so that a new key cannot be forgotten here.
-        let InstanceSettings {
-            kind: _,
-            region,
-            profile,
-            assume_role,
-            endpoint,
-            endpoint_sts,
-            ttl,
-            negative_ttl,
-            max_stale,
-            timeout,
-        } = settings;
-        let said = [
-            ("region", region),
-            ("profile", profile),
-            ("assume-role", assume_role),
-            ("endpoint", endpoint),
-            ("endpoint-sts", endpoint_sts),
-            ("ttl", ttl),
-            ("negative-ttl", negative_ttl),
-            ("max-stale", max_stale),
-            ("timeout", timeout),
-        ];
-        said.into_iter()
-            .filter(|(key, value)| value.is_some() && !self.keys.contains(key))
-            .map(|(key, _)| key)
-            .collect()
+        settings.keys().into_iter().filter(|key| !self.keys.contains(key)).collect()
     }
 }
 
@@ -139,6 +132,9 @@ pub struct Opening<'a> {
     pub instance: &'a str,
     /// Its settings, addresses checked.
     pub settings: &'a InstanceSettings,
+    /// Whether user or machine configuration fixes them. A manifest's own address never gets a credential that was not
+    /// obtained for it.
+    pub fixed: bool,
     /// The caller's variables, only those that the kind reads.
     pub sign_in: SignIn,
     /// Counts the requests that are sent to the manager.
@@ -147,11 +143,36 @@ pub struct Opening<'a> {
     pub shared: &'a Shared,
 }
 
-/// What all instances share: the connections and the embedded store.
+/// What all instances share: the connections, the sign-ins and the embedded store.
 #[derive(Debug)]
 pub struct Shared {
     pub(crate) transport: Transport,
+    pub(crate) http: Pool,
+    pub(crate) sign_ins: Arc<SignIns>,
     pub(crate) local: LocalStore,
+}
+
+/// The settings of an instance and who says so.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Instance {
+    /// What is said.
+    pub settings: InstanceSettings,
+    /// Whether user or machine configuration says it, and not a manifest. So for default instances, too.
+    pub fixed: bool,
+}
+
+impl Instance {
+    /// Returns an instance as a manifest configures it.
+    #[must_use]
+    pub fn of_manifest(settings: InstanceSettings) -> Self {
+        Self { settings, fixed: false }
+    }
+
+    /// Returns an instance as user or machine configuration fixes it.
+    #[must_use]
+    pub fn fixed(settings: InstanceSettings) -> Self {
+        Self { settings, fixed: true }
+    }
 }
 
 /// What the registry needs to know of the machine.
@@ -179,8 +200,8 @@ struct OpenSet {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    instance: String,
-    settings: InstanceSettings,
+    name: String,
+    instance: Instance,
     identity: [u8; 32],
 }
 
@@ -196,38 +217,22 @@ impl Registry {
     /// Returns a registry with nothing open. Touches neither disk nor network.
     #[must_use]
     pub fn new(context: Context) -> Self {
+        let sign_ins = Arc::new(SignIns::new(context.data_dir.clone(), context.keyring));
         let local = LocalStore::new(context.data_dir, context.keyring);
-        Self { shared: Shared { transport: Transport::default(), local }, open: Mutex::default() }
+        let shared = Shared { transport: Transport::default(), http: Pool::default(), sign_ins, local };
+        Self { shared, open: Mutex::default() }
     }
 
-    /// Opens `instance` for the identity of `sign_in`, or returns it as it is already open.
+    /// Opens the instance `name` for the identity of `sign_in`, or returns it as it is already open.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for a kind, a key or a value of `settings` that makes no sense.
-    pub fn open(&self, instance: &str, settings: &InstanceSettings, sign_in: &SignIn) -> Result<Opened, ProviderError> {
-        let refuse = |cause: String, hint: Option<String>| ProviderError {
-            kind: ErrorKind::Unsupported,
-            instance: instance.to_owned(),
-            reference: None,
-            cause,
-            hint,
-            retry: Retry::Never,
-        };
-        let Some(kind) = Kind::named(&settings.kind) else {
-            let kinds: Vec<_> = KINDS.iter().map(|row| format!("`{}`", row.kind)).collect();
-            return Err(refuse(
-                format!("there is no kind `{}`", settings.kind),
-                Some(format!("kinds are {}", kinds.join(", "))),
-            ));
-        };
-        if let Some(key) = kind.foreign_keys(settings).first() {
-            let keys = format!("keys of this kind are {}", kind.keys.join(", "));
-            return Err(refuse(format!("kind `{}` has no key `{key}`", kind.kind), Some(keys)));
-        }
-        settings.check_addresses().map_err(|error| refuse(error.to_string(), None))?;
-        let timing = settings.timing().map_err(|error| refuse(error.to_string(), None))?;
+    /// [`ErrorKind::Unsupported`] for a kind, a key or a value of the settings that makes no sense.
+    pub fn open(&self, name: &str, instance: &Instance, sign_in: &SignIn) -> Result<Opened, ProviderError> {
+        let kind = known_kind(name, instance)?;
+        let settings = &instance.settings;
+        let timing = settings.timing().map_err(|error| refused(name, error.to_string(), None))?;
         let sign_in = sign_in.only(kind.sign_in_env);
-        let key = Key { instance: instance.to_owned(), settings: settings.clone(), identity: sign_in.digest() };
+        let key = Key { name: name.to_owned(), instance: instance.clone(), identity: sign_in.digest() };
         // Looked at before anything is read: what was read of a later state is held under an earlier one, and dropped.
         let files = (kind.sign_in_files)(&sign_in);
 
@@ -247,10 +252,12 @@ impl Registry {
             }
             None => {}
         }
-        let calls = open.counter(instance);
-        let provider = (kind.open)(&Opening { instance, settings, sign_in, calls, shared: &self.shared })?;
+        let calls = open.counter(name);
+        let fixed = instance.fixed;
+        let opening = Opening { instance: name, settings, fixed, sign_in, calls, shared: &self.shared };
+        let provider = (kind.open)(&opening)?;
         let (provider, cached): (Arc<dyn Provider>, _) = if kind.cached {
-            let cached = Arc::new(Cached::new(instance, provider, timing));
+            let cached = Arc::new(Cached::new(name, provider, timing));
             (Arc::clone(&cached) as _, Some(cached))
         } else {
             (provider, None)
@@ -266,6 +273,33 @@ impl Registry {
         Ok(opened)
     }
 
+    /// Returns the way for a person to sign in to an instance, if it has one.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for settings that make no sense.
+    pub fn login(&self, name: &str, instance: &Instance, sign_in: &SignIn) -> Result<Option<SignInWay>, ProviderError> {
+        let kind = known_kind(name, instance)?;
+        let calls = self.lock().counter(name);
+        let sign_in = sign_in.only(kind.sign_in_env);
+        let (settings, fixed) = (&instance.settings, instance.fixed);
+        let login = (kind.login)(&Opening { instance: name, settings, fixed, sign_in, calls, shared: &self.shared })?;
+        Ok(login.map(|login| SignInWay { instance: name.to_owned(), login }))
+    }
+
+    /// Returns the sessions of those who signed in.
+    #[must_use]
+    pub fn sign_ins(&self) -> &SignIns {
+        &self.shared.sign_ins
+    }
+
+    /// Forgets the values of every instance: somebody signed in or out, and what was fetched before is not theirs.
+    pub fn forget_values(&self) {
+        let all = std::mem::take(&mut self.lock().providers);
+        for open in all.into_values() {
+            open.forget();
+        }
+    }
+
     /// Returns the embedded store.
     #[must_use]
     pub fn local(&self) -> &LocalStore {
@@ -275,10 +309,8 @@ impl Registry {
     /// Forgets values, negatives, sign-ins and keys of every instance. A fetch that is under way answers those who wait
     /// for it and leaves nothing behind.
     pub fn forget_all(&self) {
-        let all = std::mem::take(&mut self.lock().providers);
-        for open in all.into_values() {
-            open.forget();
-        }
+        self.forget_values();
+        self.shared.sign_ins.forget();
         self.shared.local.forget();
     }
 
@@ -302,6 +334,31 @@ impl Registry {
         // Nothing between taking and releasing leaves the set half changed.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Finds the kind of an instance whose settings it understands.
+fn known_kind(name: &str, instance: &Instance) -> Result<&'static Kind, ProviderError> {
+    let settings = &instance.settings;
+    let Some(kind) = Kind::named(&settings.kind) else {
+        let kinds: Vec<_> = KINDS.iter().map(|row| format!("`{}`", row.kind)).collect();
+        let hint = format!("kinds are {}", kinds.join(", "));
+        return Err(refused(name, format!("there is no kind `{}`", settings.kind), Some(hint)));
+    };
+    if !kind.in_manifest && !instance.fixed {
+        let hint = "put the instance into `config.toml`; a manifest can then use it by its name".to_owned();
+        return Err(refused(name, format!("kind `{}` is for configuration only", kind.kind), Some(hint)));
+    }
+    if let Some(key) = kind.foreign_keys(settings).first() {
+        let keys = format!("keys of this kind are {}", kind.keys.join(", "));
+        return Err(refused(name, format!("kind `{}` has no key `{key}`", kind.kind), Some(keys)));
+    }
+    settings.check_addresses().map_err(|error| refused(name, error.to_string(), None))?;
+    Ok(kind)
+}
+
+fn refused(name: &str, cause: String, hint: Option<String>) -> ProviderError {
+    let (kind, instance) = (ErrorKind::Unsupported, name.to_owned());
+    ProviderError { kind, instance, reference: None, cause, hint, retry: Retry::Never }
 }
 
 impl OpenSet {

@@ -13,7 +13,7 @@ use broker_providers::registry::Registry;
 use broker_providers::resolve::{ResolveOptions, Resolved, resolve};
 use serde_json::json;
 use support::fake_aws::{Call, FakeAws, Reply, ids, kind};
-use support::{aws, reference, registry, root, signed_in};
+use support::{aws, of_manifest, reference, registry, root, signed_in};
 
 type Results = Vec<Result<Resolved, ProviderError>>;
 
@@ -34,7 +34,7 @@ impl World {
 
     async fn resolve(&self, references: &[&str]) -> Results {
         let references: Vec<_> = references.iter().map(|text| reference(text)).collect();
-        let open = |name: &str| self.registry.open(name, &self.settings, &self.sign_in);
+        let open = |name: &str| self.registry.open(name, &of_manifest(&self.settings), &self.sign_in);
         resolve(&references, ResolveOptions::default(), open).await
     }
 

@@ -18,7 +18,7 @@ use broker_providers::provider::{ErrorKind, ProviderError};
 use broker_providers::registry::Registry;
 use broker_providers::resolve::{ResolveOptions, resolve};
 use support::fake_aws::{FakeAws, Reply, kind};
-use support::{aws, reference, registry, root, server, signed_in};
+use support::{aws, of_manifest, reference, registry, root, server, signed_in};
 
 /// Access key and region of each request.
 type Signers = Arc<Mutex<Vec<(String, String)>>>;
@@ -35,7 +35,7 @@ fn signers() -> (FakeAws, Signers) {
 }
 
 async fn ask(registry: &Registry, settings: &InstanceSettings, sign_in: &SignIn) -> Result<(), ProviderError> {
-    let open = |name: &str| registry.open(name, settings, sign_in);
+    let open = |name: &str| registry.open(name, &of_manifest(settings), sign_in);
     let options = ResolveOptions { refresh: true, ..ResolveOptions::default() };
     resolve(&[reference("org://a")], options, open).await.remove(0).map(|_| ())
 }
@@ -110,7 +110,7 @@ async fn an_edited_profile_file_counts_at_once() {
 
 /// Asks without `refresh`: what is held is served.
 async fn ask_again(registry: &Registry, settings: &InstanceSettings, sign_in: &SignIn) {
-    let open = |name: &str| registry.open(name, settings, sign_in);
+    let open = |name: &str| registry.open(name, &of_manifest(settings), sign_in);
     resolve(&[reference("org://a")], ResolveOptions::default(), open).await.remove(0).unwrap();
 }
 

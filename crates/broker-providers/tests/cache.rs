@@ -12,7 +12,7 @@ use broker_core::reference::SecretRef;
 use broker_core::secret::{SecretValue, SharedValue};
 use broker_providers::cached::Cached;
 use broker_providers::provider::{
-    Capabilities, ErrorKind, FetchOptions, Fetched, Listed, Provider, ProviderError, Retry,
+    Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, advance, sleep};
@@ -97,7 +97,11 @@ impl Provider for Manager {
         Ok(())
     }
 
-    async fn list(&self, _: &str, _: Instant) -> Result<Vec<Listed>, ProviderError> {
+    async fn describe(&self, _: &SecretRef, _: Instant) -> Result<Described, ProviderError> {
+        Ok(Described::default())
+    }
+
+    async fn list(&self, _: ListOptions<'_>, _: Instant) -> Result<Vec<Listed>, ProviderError> {
         Ok(Vec::new())
     }
 

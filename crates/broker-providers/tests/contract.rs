@@ -5,7 +5,7 @@ mod support;
 
 use broker_core::secret::SecretValue;
 use broker_providers::contract::{Fixture, check};
-use support::{aws, registry, root, server, unique};
+use support::{aws, of_manifest, registry, root, server, unique};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_store_keeps_the_contract() {
@@ -13,8 +13,15 @@ async fn the_embedded_store_keeps_the_contract() {
     let registry = registry(dir.path());
     registry.local().create(Some(SecretValue::from("a passphrase".to_owned()))).await.unwrap();
     let settings = broker_core::instance::InstanceSettings::of_kind("local");
-    let provider = registry.open("local", &settings, &root()).unwrap().provider;
-    check(&Fixture { provider, instance: "local".into(), prefix: unique("contract"), known_wrong: vec![] }).await;
+    let provider = registry.open("local", &of_manifest(&settings), &root()).unwrap().provider;
+    check(&Fixture {
+        provider,
+        instance: "local".into(),
+        prefix: unique("contract"),
+        path: str::to_owned,
+        known_wrong: vec![],
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,6 +37,7 @@ async fn aws_secrets_manager_keeps_the_contract_on_ministack() {
 async fn on_server(variable: &str, known_wrong: Vec<(&'static str, &'static str)>) {
     let dir = tempfile::tempdir().unwrap();
     let registry = registry(dir.path());
-    let provider = registry.open("org", &aws(&server(variable)), &root()).unwrap().provider;
-    check(&Fixture { provider, instance: "org".into(), prefix: unique("contract"), known_wrong }).await;
+    let provider = registry.open("org", &of_manifest(&aws(&server(variable))), &root()).unwrap().provider;
+    check(&Fixture { provider, instance: "org".into(), prefix: unique("contract"), path: str::to_owned, known_wrong })
+        .await;
 }

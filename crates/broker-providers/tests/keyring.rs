@@ -13,7 +13,7 @@ use std::time::Duration;
 use broker_core::generate::Generate;
 use broker_core::secret::SecretValue;
 use broker_providers::local::{KeySource, StoreState};
-use broker_providers::provider::{ErrorKind, FetchOptions, Provider as _};
+use broker_providers::provider::{ErrorKind, FetchOptions, ListOptions, Provider as _};
 use broker_providers::registry::{Context, Registry};
 use support::reference;
 
@@ -70,5 +70,5 @@ async fn racing_first_writes_make_one_store() {
     for task in racing {
         task.await.unwrap();
     }
-    assert_eq!(registry.local().list("", soon()).await.unwrap().len(), 20);
+    assert_eq!(registry.local().list(ListOptions { prefix: "", tags: &[] }, soon()).await.unwrap().len(), 20);
 }

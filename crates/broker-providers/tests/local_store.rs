@@ -17,7 +17,7 @@ use broker_core::secret::SecretValue;
 use broker_providers::local::{KeySource, StoreState};
 use broker_providers::provider::{ErrorKind, FetchOptions, Provider as _};
 use broker_providers::registry::{Context, Registry};
-use support::{reference, registry};
+use support::{of_manifest, reference, registry};
 use tokio::time::Instant;
 
 const CANARY: &str = "canary-9f31c7";
@@ -218,7 +218,7 @@ async fn what_is_written_is_read_at_once_through_every_instance() {
     let dir = tempfile::tempdir().unwrap();
     let registry = store(dir.path()).await;
     let settings = InstanceSettings::of_kind("local");
-    let open = |name| registry.open(name, &settings, &support::root()).unwrap().provider;
+    let open = |name| registry.open(name, &of_manifest(&settings), &support::root()).unwrap().provider;
     let (local, mine) = (open("local"), open("mine"));
     for round in 0..3 {
         mine.put(&reference("mine://a"), text(&round.to_string()), soon()).await.unwrap();

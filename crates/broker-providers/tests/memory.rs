@@ -49,7 +49,7 @@ async fn a_thousand_held_secrets_add_less_than_three_megabytes() {
     let fetch = async |names: std::ops::Range<usize>| {
         let references: Vec<_> =
             names.map(|n| support::reference(&format!("org://shop/dev/service-{n}/database"))).collect();
-        let open = |name: &str| registry.open(name, &settings, &support::root());
+        let open = |name: &str| registry.open(name, &support::of_manifest(&settings), &support::root());
         let results = resolve(&references, ResolveOptions::default(), open).await;
         if let Some(Err(error)) = results.iter().find(|result| result.is_err()) {
             panic!("{error}");

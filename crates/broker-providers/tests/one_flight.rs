@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use broker_providers::provider::FetchOptions;
 use broker_providers::resolve::{ResolveOptions, resolve};
 use support::fake_aws::{FakeAws, Reply, kind};
-use support::{aws, reference, registry, root, server, unique};
+use support::{aws, of_manifest, reference, registry, root, server, unique};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_fetches_of_the_same_fifty_secrets_are_three_calls() {
@@ -17,7 +17,7 @@ async fn two_hundred_fetches_of_the_same_fifty_secrets_are_three_calls() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Arc::new(registry(dir.path()));
     let prefix = unique("flight");
-    let direct = registry.open("direct", &aws(&moto), &root()).unwrap().provider;
+    let direct = registry.open("direct", &of_manifest(&aws(&moto)), &root()).unwrap().provider;
     let references: Vec<_> = (0..50).map(|number| reference(&format!("org://{prefix}/{number}"))).collect();
     for (number, reference) in references.iter().enumerate() {
         let value = broker_core::secret::SecretValue::from(format!("value {number}"));
@@ -31,7 +31,7 @@ async fn two_hundred_fetches_of_the_same_fifty_secrets_are_three_calls() {
         .map(|_| {
             let (registry, settings, references) = (Arc::clone(&registry), settings.clone(), references.clone());
             tokio::spawn(async move {
-                let open = |name: &str| registry.open(name, &settings, &root());
+                let open = |name: &str| registry.open(name, &of_manifest(&settings), &root());
                 resolve(&references, ResolveOptions::default(), open).await
             })
         })
@@ -46,19 +46,19 @@ async fn two_hundred_fetches_of_the_same_fifty_secrets_are_three_calls() {
     assert_eq!(registry.held_values(), 50);
 
     // Within the ttl nobody is asked.
-    let open = |name: &str| registry.open(name, &settings, &root());
+    let open = |name: &str| registry.open(name, &of_manifest(&settings), &root());
     assert!(resolve(&references, ResolveOptions::default(), open).await.iter().all(Result::is_ok));
     assert_eq!(counting.all_calls(), 3);
 
     // Another identity gets nothing of it: it asks for itself.
     let other = support::signed_in(&[("AWS_ACCESS_KEY_ID", "other"), ("AWS_SECRET_ACCESS_KEY", "other")]);
-    let open = |name: &str| registry.open(name, &settings, &other);
+    let open = |name: &str| registry.open(name, &of_manifest(&settings), &other);
     assert!(resolve(&references, ResolveOptions::default(), open).await.iter().all(Result::is_ok));
     assert_eq!(counting.all_calls(), 6);
 
     registry.forget_all();
     assert_eq!(registry.held_values(), 0);
-    let open = |name: &str| registry.open(name, &settings, &root());
+    let open = |name: &str| registry.open(name, &of_manifest(&settings), &root());
     assert!(resolve(&references, ResolveOptions::default(), open).await.iter().all(Result::is_ok));
     assert_eq!(counting.all_calls(), 9);
 }
@@ -71,7 +71,7 @@ async fn fifty_secrets_are_three_calls_side_by_side() {
     let registry = registry(dir.path());
     let settings = aws(&fake.url());
     let references: Vec<_> = (0..50).map(|number| reference(&format!("org://s{number}"))).collect();
-    let open = |name: &str| registry.open(name, &settings, &root());
+    let open = |name: &str| registry.open(name, &of_manifest(&settings), &root());
     let mut took = Vec::new();
     for _ in 0..7 {
         let started = Instant::now();
@@ -90,7 +90,7 @@ async fn the_count_of_requests_forgets_names_and_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let registry = support::registry(dir.path());
     let settings = support::aws(&fake.url());
-    let open = |name: &str| registry.open(name, &settings, &support::root());
+    let open = |name: &str| registry.open(name, &of_manifest(&settings), &support::root());
     for number in 0..3000 {
         open(&format!("early-{number}")).unwrap();
         if number % 1000 == 0 {

@@ -12,7 +12,7 @@ use broker_providers::registry::{KINDS, Kind};
 use broker_providers::resolve::{ResolveOptions, resolve};
 use serde_json::json;
 use support::fake_aws::{FakeAws, Reply, kind};
-use support::{aws, reference, registry, root, signed_in};
+use support::{aws, of_manifest, reference, registry, root, signed_in};
 
 #[tokio::test]
 async fn fields_of_one_secret_are_one_fetch_and_each_has_its_own_result() {
@@ -33,7 +33,9 @@ async fn fields_of_one_secret_are_one_fetch_and_each_has_its_own_result() {
         "org://db#url.x",
     ];
     let references: Vec<_> = wanted.iter().map(|text| reference(text)).collect();
-    let results = resolve(&references, ResolveOptions::default(), |name| registry.open(name, &settings, &root())).await;
+    let results =
+        resolve(&references, ResolveOptions::default(), |name| registry.open(name, &of_manifest(&settings), &root()))
+            .await;
     let texts: Vec<_> =
         results.iter().map(|r| r.as_ref().map(|r| r.value.expose().to_vec()).map_err(|e| e.kind)).collect();
     let text = |text: &str| Ok(text.as_bytes().to_vec());
@@ -65,8 +67,8 @@ async fn instances_are_asked_side_by_side_and_a_dead_one_delays_only_its_own() {
     };
     let references: Vec<_> = ["one://a", "dead://a", "two://b", "nowhere://c", "three://d"].map(reference).into();
     let open = |name: &str| match name {
-        "nowhere" => registry.open(name, &InstanceSettings::of_kind("no-such-kind"), &root()),
-        _ => registry.open(name, &settings(name), &root()),
+        "nowhere" => registry.open(name, &of_manifest(&InstanceSettings::of_kind("no-such-kind")), &root()),
+        _ => registry.open(name, &of_manifest(&settings(name)), &root()),
     };
     let started = Instant::now();
     let results = resolve(&references, ResolveOptions::default(), open).await;
@@ -93,7 +95,7 @@ async fn a_grant_of_fifty_fields_that_are_held_is_quick() {
     let mut took = Vec::new();
     for _ in 0..200 {
         let started = Instant::now();
-        let open = |name: &str| registry.open(name, &settings, &sign_in);
+        let open = |name: &str| registry.open(name, &of_manifest(&settings), &sign_in);
         assert!(resolve(&references, ResolveOptions::default(), open).await.iter().all(Result::is_ok));
         took.push(started.elapsed());
     }
@@ -106,7 +108,8 @@ async fn a_grant_of_fifty_fields_that_are_held_is_quick() {
 fn an_instance_with_keys_of_another_kind_or_an_address_in_the_clear_is_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     let registry = registry(dir.path());
-    let refused = |settings: &InstanceSettings| registry.open("org", settings, &root()).unwrap_err().cause;
+    let refused =
+        |settings: &InstanceSettings| registry.open("org", &of_manifest(settings), &root()).unwrap_err().cause;
     let local = InstanceSettings { region: Some("x".into()), ..InstanceSettings::of_kind("local") };
     assert_eq!(refused(&local), "kind `local` has no key `region`");
     let clear = InstanceSettings {
@@ -126,7 +129,7 @@ fn the_same_instance_and_identity_is_opened_once_and_the_set_of_open_ones_is_bou
         InstanceSettings { region: Some("eu-west-1".into()), ..InstanceSettings::of_kind("aws-secrets-manager") };
     let open = |key: &str, more: &str| {
         let sign_in = signed_in(&[("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", "x"), ("VAULT_TOKEN", more)]);
-        registry.open("org", &settings, &sign_in).unwrap().provider
+        registry.open("org", &of_manifest(&settings), &sign_in).unwrap().provider
     };
     let first = open("a", "1");
     // A variable that the kind does not read is no part of the identity.

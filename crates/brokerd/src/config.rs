@@ -13,7 +13,7 @@ use broker_core::diagnostic::Diagnostic;
 use broker_core::instance::InstanceSettings;
 use broker_core::manifest::{Reader, read_table};
 use broker_core::reference::is_instance_name;
-use broker_providers::registry::KINDS;
+use broker_providers::registry::{Instance, KINDS, Kind};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::de::DeValue;
@@ -62,14 +62,14 @@ enum Sync {
 
 impl Config {
     /// Returns the settings of an instance: configured, or the default one of a kind.
-    pub(crate) fn instance(&self, name: &str) -> Option<InstanceSettings> {
-        let default = || KINDS.iter().find(|k| k.scheme == name).map(|k| InstanceSettings::of_kind(k.kind));
-        self.instances.get(name).map(|(settings, _)| settings.clone()).or_else(default)
+    pub(crate) fn instance(&self, name: &str) -> Option<Instance> {
+        let default = || Kind::of_scheme(name).map(|kind| InstanceSettings::of_kind(kind.kind));
+        self.instances.get(name).map(|(settings, _)| settings.clone()).or_else(default).map(Instance::fixed)
     }
 
     /// Returns the names of all instances that exist without a manifest.
     pub(crate) fn instance_names(&self) -> Vec<&str> {
-        KINDS.iter().map(|kind| kind.scheme).chain(self.instances.keys().map(String::as_str)).collect()
+        KINDS.iter().filter_map(|kind| kind.scheme).chain(self.instances.keys().map(String::as_str)).collect()
     }
 
     /// Returns how long to stay without work.
@@ -136,8 +136,17 @@ impl Config {
             }
             let what = format!("`[providers.{name}]`");
             let Some(settings) = read_table::<InstanceSettings>(reader, &what, key.span(), table) else { continue };
-            if !KINDS.iter().any(|kind| kind.kind == settings.kind) {
-                reader.unknown(key.span(), "kind of provider", &settings.kind, KINDS.iter().map(|kind| kind.kind));
+            match Kind::named(&settings.kind) {
+                None => {
+                    reader.unknown(key.span(), "kind of provider", &settings.kind, KINDS.iter().map(|kind| kind.kind));
+                }
+                Some(kind) => {
+                    for foreign in kind.foreign_keys(&settings) {
+                        let hint = format!("keys of this kind are {}", kind.keys.join(", "));
+                        let problem = format!("{what}: kind `{}` has no key `{foreign}`", kind.kind);
+                        reader.report(key.span(), problem, Some(hint));
+                    }
+                }
             }
             for error in [settings.timing().err(), settings.check_addresses().err()].into_iter().flatten() {
                 reader.report(key.span(), format!("{what}: {error}"), None);
@@ -210,8 +219,8 @@ mod tests {
         let config = read(text).unwrap();
         assert_eq!(config.idle(), Duration::from_secs(1800));
         assert!(config.sync_always());
-        assert_eq!(config.instance("org").unwrap().kind, "aws-secrets-manager");
-        assert_eq!(config.instance("local").unwrap().kind, "local");
+        assert_eq!(config.instance("org").unwrap().settings.kind, "aws-secrets-manager");
+        assert_eq!(config.instance("local").unwrap().settings.kind, "local");
         assert!(config.instance("other").is_none());
     }
 

@@ -9,7 +9,7 @@ use broker_core::secret::{SecretValue, SharedValue};
 use broker_core::sign_in::SignIn;
 use broker_protocol::message::{Ask, CheckedSecret, SignInVariable, Status};
 use broker_providers::local::{KeySource, StoreState};
-use broker_providers::provider::{ErrorKind, Listed, ProviderError, Retry};
+use broker_providers::provider::{ErrorKind, ListOptions, Listed, ProviderError, Retry};
 use broker_providers::registry::{Context, Kind, Registry};
 use broker_providers::resolve::{Opened, ResolveOptions, Resolved, resolve};
 use tokio::time::Instant;
@@ -155,7 +155,7 @@ impl Stores {
         prefix: &str,
     ) -> Result<Vec<Listed>, Refusal> {
         let opened = self.open(permit.subject(), instance, sign_in)?;
-        Ok(opened.provider.list(prefix, deadline(opened.timing)).await?)
+        Ok(opened.provider.list(ListOptions { prefix, tags: &[] }, deadline(opened.timing)).await?)
     }
 
     /// Opens the embedded store with its passphrase; with `create`, makes it.
@@ -199,7 +199,7 @@ impl Stores {
 
     fn open(&self, subject: &Subject, name: &str, sign_in: &SignIn) -> Result<Opened, ProviderError> {
         match subject.instance(name) {
-            Some(settings) => self.registry.open(name, &settings, sign_in),
+            Some(instance) => self.registry.open(name, &instance, sign_in),
             None => Err(ProviderError {
                 kind: ErrorKind::Unsupported,
                 instance: name.to_owned(),
@@ -224,7 +224,7 @@ pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<&'static str> {
     for instance in instances {
         if !seen.contains(&instance) {
             seen.push(instance);
-            kinds.extend(subject.instance(instance).and_then(|settings| Kind::named(&settings.kind)));
+            kinds.extend(subject.instance(instance).and_then(|instance| Kind::named(&instance.settings.kind)));
         }
     }
     let mut names: Vec<_> = kinds.iter().flat_map(|kind| kind.bootstrap_env).copied().collect();

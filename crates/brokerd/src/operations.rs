@@ -29,7 +29,7 @@ pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explain
     let secret = |wanted: &crate::subject::Wanted| ExplainedSecret {
         name: wanted.name.clone().unwrap_or_default(),
         reference: wanted.reference.to_string(),
-        kind: subject.instance(&wanted.reference.instance).map(|settings| settings.kind).unwrap_or_default(),
+        kind: subject.instance(&wanted.reference.instance).map(|instance| instance.settings.kind).unwrap_or_default(),
         required: wanted.required,
         description: wanted.description.clone(),
     };
@@ -166,7 +166,7 @@ pub(crate) fn trust(broker: &Broker, peer: &Peer, asked: TrustAsk) -> Result<Tru
     }
     let manifest = &project.manifest;
     let destinations = manifest.providers.iter().flat_map(|(name, settings)| {
-        settings.destinations().into_iter().map(|(key, value)| (name.clone(), key.to_owned(), value.to_owned()))
+        settings.destinations().into_iter().map(|(key, value)| (name.clone(), key.to_owned(), value))
     });
     let instances = manifest
         .providers
@@ -212,8 +212,12 @@ pub(crate) fn providers(broker: &Broker) -> Result<Providers, Refusal> {
         let words = [
             (c.write, "write"),
             (c.list, "list"),
+            (c.tags, "tags"),
+            (c.describe, "describe"),
             (c.versions, "versions"),
-            (c.stages, "stages"),
+            (c.previous, "previous"),
+            (c.pending, "pending"),
+            (c.promote, "promote"),
             (c.batch > 1, "batch"),
         ];
         Some(words.into_iter().filter(|(has, _)| *has).map(|(_, word)| word.to_owned()).collect::<Vec<_>>())
@@ -224,7 +228,8 @@ pub(crate) fn providers(broker: &Broker) -> Result<Providers, Refusal> {
         from: from.to_owned(),
         can: can(kind).unwrap_or_default(),
     };
-    let defaults = KINDS.iter().filter(|kind| !config.instances.contains_key(kind.scheme));
+    let defaults = KINDS.iter().filter_map(|kind| Some((kind.scheme?, kind.kind)));
+    let defaults = defaults.filter(|(scheme, _)| !config.instances.contains_key(*scheme));
     let configured = config.instances.iter().map(|(name, (settings, from))| row(name, &settings.kind, from));
-    Ok(Providers { providers: defaults.map(|kind| row(kind.scheme, kind.kind, "default")).chain(configured).collect() })
+    Ok(Providers { providers: defaults.map(|(scheme, kind)| row(scheme, kind, "default")).chain(configured).collect() })
 }

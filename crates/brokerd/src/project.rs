@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use broker_core::instance::InstanceSettings;
-use broker_core::manifest::{Manifest, Narrowing, parse, parse_local};
+use broker_core::manifest::{KnownKind, Manifest, Narrowing, parse, parse_local};
 use broker_protocol::message::ManifestBytes;
-use broker_providers::registry::KINDS;
+use broker_providers::registry::{Instance, KINDS, Kind};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
@@ -33,8 +32,9 @@ pub(crate) struct Project {
 
 impl Project {
     /// Returns the settings of an instance that this project can name.
-    pub(crate) fn instance(&self, name: &str, config: &Config) -> Option<InstanceSettings> {
-        config.instance(name).or_else(|| self.manifest.providers.get(name).cloned())
+    pub(crate) fn instance(&self, name: &str, config: &Config) -> Option<Instance> {
+        let own = || self.manifest.providers.get(name).cloned().map(Instance::of_manifest);
+        config.instance(name).or_else(own)
     }
 }
 
@@ -75,7 +75,8 @@ impl Projects {
 
 fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
     let shown = |name: &str| bytes.path.file_name().map_or(name.to_owned(), |file| file.to_string_lossy().into_owned());
-    let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.kind).collect();
+    let known = |kind: &Kind| KnownKind { name: kind.kind, keys: kind.keys, in_manifest: kind.in_manifest };
+    let kinds: Vec<KnownKind<'_>> = KINDS.iter().map(known).collect();
     let manifest =
         parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
     let narrowing = match &bytes.local {

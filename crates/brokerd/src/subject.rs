@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_core::generate::Generate;
-use broker_core::instance::InstanceSettings;
 use broker_core::manifest::Wish;
 use broker_core::reference::{SecretRef, Version};
 use broker_core::reserved::is_variable_name;
 use broker_core::suggest::nearest;
 use broker_protocol::message::Ask;
+use broker_providers::registry::Instance;
 
 use crate::broker::Broker;
 use crate::config::Config;
@@ -129,7 +129,7 @@ impl Subject {
     }
 
     /// Returns the settings of an instance, of the configuration first, then of the manifest.
-    pub(crate) fn instance(&self, name: &str) -> Option<InstanceSettings> {
+    pub(crate) fn instance(&self, name: &str) -> Option<Instance> {
         match &self.project {
             Some(project) => project.instance(name, &self.config),
             None => self.config.instance(name),

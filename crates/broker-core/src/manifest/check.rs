@@ -74,12 +74,23 @@ pub struct Profile {
     pub description: Option<String>,
 }
 
+/// One kind of provider, as far as a manifest is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownKind<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The keys of an instance that it understands, besides `kind`.
+    pub keys: &'a [&'a str],
+    /// Whether a manifest may configure an instance of it.
+    pub in_manifest: bool,
+}
+
 /// Reads a manifest. `file` is its name in diagnostics; `known` are the instances that exist without it (the default
 /// ones and those of the user's and the machine's configuration), `kinds` the kinds of provider.
 ///
 /// # Errors
 /// Every problem of the text, in its order.
-pub fn parse(file: &str, text: &str, known: &[&str], kinds: &[&str]) -> Result<Manifest, Vec<Diagnostic>> {
+pub fn parse(file: &str, text: &str, known: &[&str], kinds: &[KnownKind<'_>]) -> Result<Manifest, Vec<Diagnostic>> {
     let mut reader = Reader::new(file, text);
     if text.len() > MAX_MANIFEST_BYTES {
         reader.report(0..0, format!("the manifest is larger than {MAX_MANIFEST_BYTES} bytes"), None);
@@ -148,7 +159,7 @@ fn providers(
     reader: &mut Reader<'_>,
     document: &mut DeTable<'_>,
     known: &[&str],
-    kinds: &[&str],
+    kinds: &[KnownKind<'_>],
 ) -> BTreeMap<String, InstanceSettings> {
     let mut all = BTreeMap::new();
     for (key, value) in section(reader, document, "providers").unwrap_or_default() {
@@ -174,8 +185,22 @@ fn providers(
             all.insert(name, InstanceSettings::default());
             continue;
         };
-        if !kinds.contains(&instance.kind.as_str()) {
-            reader.unknown(place("kind"), "kind of provider", &instance.kind, kinds.iter().copied());
+        match kinds.iter().find(|kind| kind.name == instance.kind) {
+            None => {
+                let names = kinds.iter().filter(|kind| kind.in_manifest).map(|kind| kind.name);
+                reader.unknown(place("kind"), "kind of provider", &instance.kind, names);
+            }
+            Some(kind) if !kind.in_manifest => {
+                let hint = "put the instance into `config.toml`, and use it here by its name".to_owned();
+                let what = format!("an instance of kind `{}` cannot stand in a manifest", kind.name);
+                reader.report(place("kind"), what, Some(hint));
+            }
+            Some(kind) => {
+                for key in instance.keys().into_iter().filter(|key| !kind.keys.contains(key)) {
+                    let hint = format!("keys of this kind are {}", kind.keys.join(", "));
+                    reader.report(place(key), format!("kind `{}` has no key `{key}`", kind.name), Some(hint));
+                }
+            }
         }
         for error in [instance.timing().err(), instance.check_addresses().err()].into_iter().flatten() {
             reader.report(place(error.key()), error.to_string(), None);

@@ -245,6 +245,7 @@ fn expected(property: &serde_json::Value, root: &serde_json::Value) -> String {
         "boolean" => "`true` or `false`".to_owned(),
         "integer" => "a whole number".to_owned(),
         "array" => "a list of strings".to_owned(),
+        _ if property.to_string().contains("Words") => "a string or a list of strings".to_owned(),
         _ => {
             // An enumeration behind `$ref`: name its words.
             let definitions = &root["$defs"];

@@ -9,7 +9,7 @@ use broker_core::instance::InstanceSettings;
 use broker_core::reference::SecretRef;
 use broker_core::secret::SecretValue;
 use broker_core::sign_in::SignIn;
-use broker_providers::registry::{Context, Registry};
+use broker_providers::registry::{Context, Instance, Registry};
 
 /// Returns the address of the test server that the variable `name` gives.
 pub fn server(name: &str) -> String {
@@ -19,6 +19,11 @@ pub fn server(name: &str) -> String {
 /// Returns a registry with its store in `dir` and no keyring.
 pub fn registry(dir: &Path) -> Registry {
     Registry::new(Context { data_dir: dir.join("data"), keyring: false })
+}
+
+/// Returns an instance as a manifest would configure it.
+pub fn of_manifest(settings: &InstanceSettings) -> Instance {
+    Instance::of_manifest(settings.clone())
 }
 
 /// Returns an AWS instance at `endpoint`.
