@@ -82,6 +82,18 @@ pub enum Event {
         /// `done`, or the code of the failure.
         outcome: String,
     },
+    /// Somebody signed in to a provider instance.
+    SignedIn {
+        /// Which one.
+        instance: String,
+        /// As whom, in the manager's words.
+        who: String,
+    },
+    /// Somebody signed out of a provider instance.
+    SignedOut {
+        /// Which one.
+        instance: String,
+    },
     /// A manifest was trusted.
     Trusted {
         /// Where it lies.

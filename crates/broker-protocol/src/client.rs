@@ -399,7 +399,7 @@ impl Connection {
         self.fetch("/v1/whoami")
     }
 
-    fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, target: &str, ask: &Q) -> Result<A, ClientError> {
+    pub(crate) fn ask<Q: Serialize, A: DeserializeOwned>(&mut self, target: &str, ask: &Q) -> Result<A, ClientError> {
         understood(&self.post(target, &encoded(ask)?)?)
     }
 
@@ -407,7 +407,7 @@ impl Connection {
         understood(&self.send("GET", target, None)?)
     }
 
-    fn post(&mut self, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
+    pub(crate) fn post(&mut self, target: &str, body: &[u8]) -> Result<Answer, ClientError> {
         self.send("POST", target, Some(body))
     }
 
@@ -430,7 +430,7 @@ impl Connection {
 
 /// Encodes a request. Its sign-in variables are values, so it is measured first: a buffer that grows would leave
 /// unwiped copies behind.
-fn encoded<Q: Serialize>(ask: &Q) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+pub(crate) fn encoded<Q: Serialize>(ask: &Q) -> Result<Zeroizing<Vec<u8>>, ClientError> {
     // All that has no JSON form in a request is a path that is no UTF-8.
     let unwritable = |_| ClientError::NotText;
     let mut length = Length(0);
@@ -454,7 +454,7 @@ impl io::Write for Length {
     }
 }
 
-fn understood<A: DeserializeOwned>(answer: &Answer) -> Result<A, ClientError> {
+pub(crate) fn understood<A: DeserializeOwned>(answer: &Answer) -> Result<A, ClientError> {
     serde_json::from_slice(&answer.body).map_err(|_| ClientError::Nonsense("not the JSON that this request has"))
 }
 

@@ -8,4 +8,5 @@ pub mod message;
 pub mod place;
 pub mod regular;
 pub mod seal;
+pub mod sign_in;
 pub mod start;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::directories::Directories;
 
 /// Version of this protocol. Client and daemon must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Largest request and largest answer, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -351,6 +351,9 @@ pub struct Failure {
     /// Set when the embedded store waits for a passphrase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needs: Option<Needs>,
+    /// The instances that a person could sign in to, so that the same request would succeed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sign_in: Vec<String>,
 }
 
 /// What would let the same request succeed.

@@ -39,8 +39,13 @@ pub enum Prompt {
     },
     /// Questions to answer.
     Ask(Vec<Question>),
-    /// Somebody is signed in already.
-    Done(Arc<Session>),
+    /// Nothing is left to do.
+    Done {
+        /// Who is signed in.
+        session: Arc<Session>,
+        /// Whether that is so since just now.
+        new: bool,
+    },
 }
 
 type Landed = Option<Result<Arc<Session>, Fault>>;
@@ -70,6 +75,11 @@ impl Flow {
     /// Tells whether it came to an end, good or bad.
     pub(crate) fn is_over(&self) -> bool {
         self.landed.borrow().is_some() || self.task.is_finished()
+    }
+
+    /// Returns what it led to, if it came to a good end.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.landed.borrow().as_ref()?.as_ref().ok().cloned()
     }
 
     pub(crate) fn prompt(&self, first: bool) -> Prompt {

@@ -77,6 +77,8 @@ impl SignIns {
     pub(crate) async fn session(&self, login: &dyn Login, deadline: Instant) -> Result<Option<Arc<Session>>, Fault> {
         let key = login.session();
         let place = self.place(&key);
+        // Confirmed after whoever showed the code had left.
+        self.adopt(&key, &place).await;
         if let Some(session) = place.fresh() {
             return Ok(Some(session));
         }
@@ -167,7 +169,7 @@ impl SignIns {
     pub async fn begin(&self, way: &SignInWay, anew: bool, deadline: Instant) -> Result<Prompt, ProviderError> {
         let login = &way.login;
         if !anew && let Some(session) = self.session(&**login, deadline).await.map_err(|f| way.error(f))? {
-            return Ok(Prompt::Done(session));
+            return Ok(Prompt::Done { session, new: false });
         }
         let key = login.session();
         let place = self.place(&key);
@@ -177,11 +179,14 @@ impl SignIns {
                 return Ok(flow.prompt(false));
             }
             if !anew && let Some(session) = place.fresh() {
-                return Ok(Prompt::Done(session));
+                return Ok(Prompt::Done { session, new: false });
             }
             match login.begin(deadline).await? {
                 Begun::Ask(questions) => Ok(Prompt::Ask(questions)),
-                Begun::Done(session) => Ok(Prompt::Done(self.keep(&key, &place, session).await)),
+                Begun::Done(session) => {
+                    let session = self.keep(&key, &place, session).await;
+                    Ok(Prompt::Done { session, new: true })
+                }
                 Begun::Device(code) => {
                     let flow = Flow::start(Arc::clone(login), code);
                     place.lock().flow = Some(Arc::clone(&flow));
@@ -193,17 +198,22 @@ impl SignIns {
         done.map_err(|fault| way.error(fault))
     }
 
-    /// Waits for the person to confirm; nothing when `deadline` comes first.
+    /// Waits for the person to confirm; nothing when `deadline` comes first. Tells the first of those who wait that the
+    /// session is new.
     ///
     /// # Errors
     /// The code expired or was refused, or nobody is signing in.
-    pub async fn wait(&self, way: &SignInWay, deadline: Instant) -> Result<Option<Arc<Session>>, ProviderError> {
+    pub async fn wait(
+        &self,
+        way: &SignInWay,
+        deadline: Instant,
+    ) -> Result<Option<(Arc<Session>, bool)>, ProviderError> {
         let key = way.login.session();
         let place = self.place(&key);
         let flow = place.lock().flow.clone();
         let Some(flow) = flow else {
             if let Some(session) = place.fresh() {
-                return Ok(Some(session));
+                return Ok(Some((session, false)));
             }
             let cause = "nobody is signing in to it, or it was given up";
             return Err(way.error(Fault::new(ErrorKind::Unauthenticated, cause)));
@@ -211,17 +221,26 @@ impl SignIns {
         match flow.landed(deadline).await {
             None => Ok(None),
             Some(Err(fault)) => Err(way.error(fault)),
-            Some(Ok(session)) => {
-                let _turn = place.turn.lock().await;
-                // The first of those who wait puts it into its place.
-                if !place.lock().session.as_ref().is_some_and(|held| Arc::ptr_eq(held, &session)) {
-                    let still = place.lock().flow.as_ref().is_some_and(|now| Arc::ptr_eq(now, &flow));
-                    if still {
-                        self.put(&key, &place, &session).await;
-                    }
-                }
-                Ok(Some(session))
+            Some(Ok(session)) => Ok(Some((session, self.adopt(&key, &place).await))),
+        }
+    }
+
+    /// Takes up what a confirmed code led to. Tells whether there was something to take up.
+    async fn adopt(&self, key: &SessionKey, place: &Place) -> bool {
+        let landed = {
+            let mut held = place.lock();
+            let landed = held.flow.as_ref().and_then(|flow| flow.session());
+            if landed.is_some() {
+                held.flow = None;
             }
+            landed
+        };
+        match landed {
+            Some(session) => {
+                self.put(key, place, &session).await;
+                true
+            }
+            None => false,
         }
     }
 

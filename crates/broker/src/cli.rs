@@ -11,8 +11,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::call::{Call, Global};
 use crate::commands::{
-    audit, check, completions, daemon, doctor, exec, explain, get, lease, lock, man, provider, schema, secret, trust,
-    unlock, whoami,
+    audit, check, completions, daemon, doctor, exec, explain, get, lease, lock, login, logout, man, provider, schema,
+    secret, trust, unlock, whoami,
 };
 use crate::complete;
 use crate::report::{BROKER_FAILED, Fault, Outcome, Report, USAGE, print};
@@ -23,6 +23,7 @@ Examples:
   broker exec -P migrate -- ./migrate   with those of another profile
   broker secret set SESSION_KEY         store a value, typed without echo or piped in
   broker trust                          look at what a new manifest asks for, and agree to it
+  broker login                          sign in to the secret managers of this project
   broker doctor                         see what is set up and what is not
 
 Exit codes: 0, 1 failure, 2 usage. Of `exec`: the command's own, 125 broker failed or refused,
@@ -58,6 +59,8 @@ enum Command {
     Secret(secret::Args),
     Get(get::Args),
     Trust(trust::Args),
+    Login(login::Args),
+    Logout(logout::Args),
     Lease(lease::Args),
     Audit(audit::Args),
     Whoami(whoami::Args),
@@ -77,6 +80,8 @@ impl Command {
             Self::Exec(_) | Self::Secret(_) | Self::Get(_) | Self::Trust(_) | Self::Unlock(_) | Self::Lock(_) => false,
             Self::Completions(_) | Self::Man(_) | Self::Schema(_) => false,
             Self::Check(args) => args.json,
+            Self::Login(args) => args.json,
+            Self::Logout(_) => false,
             Self::Explain(args) => args.json,
             Self::Lease(args) => args.json(),
             Self::Audit(args) => args.json,
@@ -95,6 +100,8 @@ impl Command {
             Self::Secret(args) => secret::run(args, call),
             Self::Get(args) => get::run(args, call),
             Self::Trust(args) => trust::run(args, call),
+            Self::Login(args) => login::run(args, call),
+            Self::Logout(args) => logout::run(args, call),
             Self::Lease(args) => lease::run(args, call),
             Self::Audit(args) => audit::run(args, call),
             Self::Whoami(args) => whoami::run(args, call),

@@ -37,6 +37,11 @@ pub(crate) fn profiles() -> ArgValueCandidates {
     ArgValueCandidates::new(|| names("profiles"))
 }
 
+/// Completes the names of the provider instances that the manifest configures.
+pub(crate) fn instances() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| names("providers"))
+}
+
 /// Completes the names of secrets.
 pub(crate) fn secrets() -> ArgValueCandidates {
     ArgValueCandidates::new(|| names("secrets"))

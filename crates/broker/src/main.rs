@@ -13,6 +13,7 @@ mod manifest_file;
 mod prompt;
 mod report;
 mod session;
+mod sign_in;
 mod table;
 
 use dlmalloc::GlobalDlmalloc;

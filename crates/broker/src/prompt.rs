@@ -68,6 +68,23 @@ impl Terminal {
         line
     }
 
+    /// Asks for one line that is shown while it is typed.
+    ///
+    /// # Errors
+    /// See [`PromptError`].
+    pub(crate) fn shown(&mut self, question: &str, idle: &mut dyn FnMut()) -> Result<SecretValue, PromptError> {
+        write!(self.0, "{}: ", printable(question))?;
+        await_input(&self.0, idle);
+        // The terminal itself edits the line and hands it over whole.
+        let mut answer = Zeroizing::new([0; 4096]);
+        let count = self.0.read(answer.as_mut_slice())?;
+        match answer[..count].strip_suffix(b"\n") {
+            Some(line) => Ok(SecretValue::new(line.to_vec())),
+            None if count == 0 => Err(PromptError::Interrupted),
+            None => Err(PromptError::TooLong),
+        }
+    }
+
     /// Asks twice and takes the answer when both are the same.
     ///
     /// # Errors

@@ -2,12 +2,13 @@
 
 use broker_core::code::ErrorCode;
 use broker_protocol::client::{ClientError, Connection};
-use broker_protocol::message::{Failure, Needs};
+use broker_protocol::message::{Ask, Failure, Needs};
 use broker_protocol::place::Place;
 
 use crate::call::Call;
 use crate::prompt::{PromptError, Terminal};
 use crate::report::Fault;
+use crate::sign_in::{sign_in_first, wanted};
 
 /// How often a person may mistype a passphrase.
 const TRIES: usize = 3;
@@ -58,6 +59,40 @@ impl<'c> Session<'c> {
             }
             answer => Ok(answer?),
         }
+    }
+
+    /// Makes a request about secrets; when it fails since nobody is signed in, lets a person sign in and makes it once
+    /// more.
+    ///
+    /// # Errors
+    /// What the daemon says, or why nobody signed in.
+    pub(crate) fn ask_signed_in<T>(
+        &mut self,
+        ask: &Ask,
+        mut request: impl FnMut(&mut Connection) -> Result<T, ClientError>,
+    ) -> Result<T, Fault> {
+        let (connection, call) = (&mut self.connection, self.call);
+        match request(connection) {
+            Err(error) => match wanted(call, &error) {
+                Some(instances) => sign_in_first(connection, call, ask, &instances)?,
+                // The store's passphrase is asked for below.
+                None if matches!(&error, ClientError::Refused(failure) if failure.needs.is_some()) => {}
+                None => return Err(error.into()),
+            },
+            Ok(answer) => return Ok(answer),
+        }
+        self.ask(request)
+    }
+
+    /// Lets `conversation` have the connection.
+    ///
+    /// # Errors
+    /// What it says.
+    pub(crate) fn request<T>(
+        &mut self,
+        conversation: impl FnOnce(&mut Connection, &Call) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        conversation(&mut self.connection, self.call)
     }
 
     /// Asks a person to agree while the connection is kept.

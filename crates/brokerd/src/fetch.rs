@@ -12,6 +12,7 @@ use broker_providers::local::{KeySource, StoreState};
 use broker_providers::provider::{ErrorKind, ListOptions, Listed, ProviderError, Retry};
 use broker_providers::registry::{Context, Kind, Registry};
 use broker_providers::resolve::{Opened, ResolveOptions, Resolved, resolve};
+use broker_providers::sign_ins::{SignInWay, SignIns};
 use tokio::time::Instant;
 
 use crate::pipeline::Permit;
@@ -68,7 +69,47 @@ impl Stores {
                 Err(error) => failed.push((wanted.name.clone(), error)),
             }
         }
-        if failed.is_empty() { Ok(found) } else { Err(Refusal::Providers(failed)) }
+        if failed.is_empty() { Ok(found) } else { Err(self.failure(permit, sign_in, failed)) }
+    }
+
+    /// Says what failed, and which instances a person could sign in to.
+    fn failure(&self, permit: &Permit, sign_in: &SignIn, mut failed: Vec<(Option<String>, ProviderError)>) -> Refusal {
+        let mut instances: Vec<String> = Vec::new();
+        for (_, error) in &mut failed {
+            let waits = error.kind == ErrorKind::Unauthenticated;
+            if waits && self.way_to_sign_in(permit.subject(), &error.instance, sign_in).is_ok_and(|way| way.is_some()) {
+                error.hint = Some(format!("sign in: broker login {}", error.instance));
+                if !instances.contains(&error.instance) {
+                    instances.push(error.instance.clone());
+                }
+            }
+        }
+        if instances.is_empty() { Refusal::Providers(failed) } else { Refusal::SignIn(failed, instances) }
+    }
+
+    /// Returns the way for a person to sign in to an instance, if it has one.
+    ///
+    /// # Errors
+    /// The provider's, for settings that make no sense.
+    pub(crate) fn way_to_sign_in(
+        &self,
+        subject: &Subject,
+        instance: &str,
+        sign_in: &SignIn,
+    ) -> Result<Option<SignInWay>, Refusal> {
+        let known = subject.instance(instance);
+        let known = known.ok_or_else(|| Refusal::UnknownInstance(instance.to_owned()))?;
+        Ok(self.registry.login(instance, &known, sign_in)?)
+    }
+
+    /// Returns the sessions of those who signed in. Nothing leaves for a manager without a [`Permit`]: see `sign_in.rs`.
+    pub(crate) fn sign_ins(&self) -> &SignIns {
+        self.registry.sign_ins()
+    }
+
+    /// Forgets every value: somebody signed in or out.
+    pub(crate) fn forget_values(&self) {
+        self.registry.forget_values();
     }
 
     /// Fetches everything that was permitted and returns only whether it could be had.

@@ -19,6 +19,7 @@ mod refusal;
 mod routes;
 mod run;
 mod server;
+mod sign_in;
 mod subject;
 mod trust;
 

@@ -76,6 +76,12 @@ pub(crate) enum Refusal {
     /// Secrets that could not be had: all of them.
     #[error("secrets could not be fetched")]
     Providers(Vec<(Option<String>, ProviderError)>),
+    /// The same, and a person who signed in to these instances could have them.
+    #[error("secrets could not be fetched")]
+    SignIn(Vec<(Option<String>, ProviderError)>, Vec<String>),
+    /// There is nothing to sign in to.
+    #[error("`{0}` has no sign-in of its own")]
+    NoSignIn(String),
     /// There is no such lease.
     #[error("there is no live lease `{0}`")]
     UnknownLease(String),
@@ -103,7 +109,10 @@ impl Refusal {
             Self::Audit(_) => ErrorCode::Audit,
             Self::Peer(_) => ErrorCode::Denied,
             Self::Trust(_) => ErrorCode::Internal,
-            Self::Providers(all) => all.first().map_or(ErrorCode::Internal, |(_, error)| error.kind.code()),
+            Self::NoSignIn(_) => ErrorCode::Usage,
+            Self::Providers(all) | Self::SignIn(all, _) => {
+                all.first().map_or(ErrorCode::Internal, |(_, error)| error.kind.code())
+            }
         }
     }
 
@@ -130,7 +139,11 @@ impl Refusal {
             Self::Peer(_) => "run the command again".to_owned(),
             Self::Trust(_) => "make the state directory writable".to_owned(),
             Self::UnknownLease(_) => "see which are live: broker lease list".to_owned(),
-            Self::Text(_) | Self::Providers(_) => return None,
+            Self::NoSignIn(_) => {
+                "it takes the session that you have: see its page in docs/providers, or `broker login --status`"
+                    .to_owned()
+            }
+            Self::Text(_) | Self::Providers(_) | Self::SignIn(..) => return None,
         })
     }
 
@@ -138,16 +151,17 @@ impl Refusal {
     pub(crate) fn to_failure(&self) -> Failure {
         let problems = match self {
             Self::Text(diagnostics) => diagnostics.iter().map(problem_of_text).collect(),
-            Self::Providers(errors) => {
+            Self::Providers(errors) | Self::SignIn(errors, _) => {
                 errors.iter().map(|(name, error)| problem_of_provider(name.as_deref(), error)).collect()
             }
             _ => vec![Problem { code: self.code(), message: self.to_string(), hint: self.hint(), diagnostic: None }],
         };
-        Failure { problems, needs: self.needs() }
+        let sign_in = if let Self::SignIn(_, instances) = self { instances.clone() } else { Vec::new() };
+        Failure { problems, needs: self.needs(), sign_in }
     }
 
     fn needs(&self) -> Option<Needs> {
-        let Self::Providers(errors) = self else { return None };
+        let (Self::Providers(errors) | Self::SignIn(errors, _)) = self else { return None };
         errors.iter().find_map(|(_, error)| match error.kind {
             ErrorKind::Locked => Some(Needs::Passphrase),
             ErrorKind::NotCreated => Some(Needs::NewPassphrase),

@@ -13,6 +13,7 @@ use broker_core::secret::SecretValue;
 use broker_protocol::message::{
     Ask, Attested, Done, LeaseEndAsk, Leases, MAX_MESSAGE_BYTES, PROTOCOL, SecretList, SecretNamed, TrustAsk, WhoAmI,
 };
+use broker_protocol::sign_in::LoginAsk;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -22,6 +23,7 @@ use crate::operations;
 use crate::pipeline::{self, Delivery, control};
 use crate::refusal::Refusal;
 use crate::server::Connection;
+use crate::sign_in;
 
 type Shared = State<Arc<Broker>>;
 type Asking = Extension<Arc<Connection>>;
@@ -38,6 +40,11 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/v1/secret/set", post(secret_set))
         .route("/v1/secret/rm", post(secret_rm))
         .route("/v1/secret/list", post(secret_list))
+        .route("/v1/login", post(login))
+        .route("/v1/login/wait", post(login_wait))
+        .route("/v1/login/answer", post(login_answer))
+        .route("/v1/logout", post(logout))
+        .route("/v1/logins", post(logins))
         .route("/v1/unlock", post(unlock))
         .route("/v1/lock", post(lock))
         .route("/v1/leases", get(leases))
@@ -98,6 +105,44 @@ async fn secret_rm(State(broker): Shared, Extension(connection): Asking, body: B
 
 async fn secret_list(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
     reply(async { operations::list(&broker, connection.peer()?, parse::<SecretList>(&body)?).await }.await)
+}
+
+async fn login(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
+    reply(async { sign_in::login(&broker, connection.peer()?, parse(&body)?).await }.await)
+}
+
+async fn login_wait(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
+    reply(async { sign_in::wait(&broker, connection.peer()?, parse(&body)?).await }.await)
+}
+
+/// The body is one line of JSON, which says how long each answer is, and behind the line feed the answers as they are.
+async fn login_answer(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
+    let done = async {
+        let cut =
+            body.iter().position(|b| *b == b'\n').ok_or_else(|| Refusal::Malformed("no answer follows".into()))?;
+        let (asked, lengths) = parse::<(LoginAsk, Vec<usize>)>(&body[..cut])?;
+        let mut rest = &body[cut + 1..];
+        let mut answers = Vec::with_capacity(lengths.len().min(MAX_ANSWERS));
+        for length in lengths {
+            let (answer, after) =
+                rest.split_at_checked(length).ok_or_else(|| Refusal::Malformed("an answer is cut off".into()))?;
+            answers.push(SecretValue::new(answer.to_vec()));
+            rest = after;
+        }
+        sign_in::answer(&broker, connection.peer()?, asked, answers).await
+    };
+    reply(done.await)
+}
+
+/// How many answers are made room for at once; no sign-in asks more.
+const MAX_ANSWERS: usize = 16;
+
+async fn logout(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
+    reply(async { sign_in::logout(&broker, connection.peer()?, parse(&body)?).await }.await)
+}
+
+async fn logins(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
+    reply(async { sign_in::logins(&broker, connection.peer()?, parse(&body)?).await }.await)
 }
 
 #[derive(Deserialize)]

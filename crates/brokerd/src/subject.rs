@@ -128,6 +128,19 @@ impl Subject {
         }
     }
 
+    /// Names the instances that are configured, or that the manifest configures or uses, ordered.
+    pub(crate) fn instances_in_sight(broker: &Broker, ask: &Ask) -> Result<Vec<String>, Refusal> {
+        let (project, config) = context(broker, ask)?;
+        let mut names: Vec<String> = config.instances.keys().cloned().collect();
+        if let Some(project) = project {
+            names.extend(project.manifest.providers.keys().cloned());
+            names.extend(project.manifest.secrets.values().map(|secret| secret.reference.instance.clone()));
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
     /// Returns the settings of an instance, of the configuration first, then of the manifest.
     pub(crate) fn instance(&self, name: &str) -> Option<Instance> {
         match &self.project {

@@ -142,6 +142,8 @@ fn words(event: Event) -> String {
             format!("{lease} {how}{error}")
         }
         Event::SecretChanged { reference, change, outcome } => format!("{reference} {change}: {outcome}"),
+        Event::SignedIn { instance, who } => format!("{instance} as {who}"),
+        Event::SignedOut { instance } => instance,
         Event::Trusted { manifest, sha256 } => format!("{} sha256 {sha256}", manifest.display()),
         Event::Locked { leases } => format!("{leases} leases ended"),
         Event::Carried { leases } => format!("{} leases are live", leases.len()),

@@ -112,7 +112,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         print(&format!("command   {}\n{}", printable(&program), explain::words(&explained)))?;
         return Ok(0);
     }
-    let granted = session.ask(|connection| connection.grant(&ask))?;
+    let granted = session.ask_signed_in(&ask, |connection| connection.grant(&ask))?;
     // The request holds the caller's sign-in: wiped before the child exists.
     drop(ask);
     for note in &granted.head.notes {

@@ -46,7 +46,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
     let manifest = find(&cwd, call.manifest.as_deref())?;
     let outside = outside(manifest, cwd);
     let ask = SecretNamed { ask: Ask { reason: args.reason, refresh: args.refresh, ..outside }, target: args.target };
-    let granted = Session::open(call)?.ask(|connection| connection.secret_get(&ask))?;
+    let granted = Session::open(call)?.ask_signed_in(&ask.ask, |connection| connection.secret_get(&ask))?;
     for note in &granted.head.notes {
         call.report.note(note);
     }

@@ -10,6 +10,8 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod lease;
 pub(crate) mod lock;
+pub(crate) mod login;
+pub(crate) mod logout;
 pub(crate) mod man;
 pub(crate) mod provider;
 pub(crate) mod schema;
