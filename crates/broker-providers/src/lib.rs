@@ -30,4 +30,6 @@ mod rest;
 mod sign_in_flow;
 mod sign_in_keep;
 pub mod sign_ins;
+#[cfg(test)]
+mod sign_ins_tests;
 mod words;

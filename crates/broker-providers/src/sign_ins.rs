@@ -316,6 +316,14 @@ impl SignIns {
         let _ = self.keep.store(key, session).await;
     }
 
+    /// Puts a session in its place as if it were that old.
+    #[cfg(test)]
+    pub(crate) fn hold_since(&self, way: &SignInWay, session: Session, age: Duration) {
+        let place = self.place(&way.login.session());
+        place.hold(Arc::new(session));
+        place.lock().since = SystemTime::now().checked_sub(age);
+    }
+
     fn place(&self, key: &SessionKey) -> Arc<Place> {
         let mut places = self.lock();
         if places.len() >= MAX_PLACES && !places.contains_key(key) {
