@@ -2,3 +2,5 @@
 //!
 //! Each is checked by a client that others wrote, and its header lists what it can't show. All state is in memory and
 //! ends with the server.
+
+pub mod aws_sso;
