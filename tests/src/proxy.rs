@@ -38,6 +38,8 @@ pub enum Fault {
 struct Rule {
     action: Option<String>,
     nth: Option<usize>,
+    /// What the request's first line or body must hold.
+    holding: Option<String>,
     fault: Fault,
 }
 
@@ -109,12 +111,19 @@ impl Proxy {
 
     /// Lets every request from now on meet `fault`.
     pub fn fail_all(&self, fault: Fault) {
-        self.shared.state().rules = vec![Rule { action: None, nth: None, fault }];
+        self.shared.state().rules = vec![Rule { action: None, nth: None, holding: None, fault }];
     }
 
     /// Lets the `nth` request (from 0) of an action meet `fault`.
     pub fn fail_nth(&self, action: &str, nth: usize, fault: Fault) {
-        self.shared.state().rules.push(Rule { action: Some(action.to_owned()), nth: Some(nth), fault });
+        let rule = Rule { action: Some(action.to_owned()), nth: Some(nth), holding: None, fault };
+        self.shared.state().rules.push(rule);
+    }
+
+    /// Lets every request meet `fault` whose first line or body holds `text`.
+    pub fn fail_holding(&self, text: &str, fault: Fault) {
+        let rule = Rule { action: None, nth: None, holding: Some(text.to_owned()), fault };
+        self.shared.state().rules.push(rule);
     }
 
     /// Ends all faults.
@@ -205,7 +214,7 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
     client.set_nodelay(true)?;
     let mut reader = BufReader::new(client);
     while let Some(request) = http::read_request(&mut reader)? {
-        let (fault, latency) = begin(shared, &action(&request));
+        let (fault, latency) = begin(shared, &request);
         thread::sleep(latency);
         let outcome = answer(client, shared, &request, fault.as_ref());
         shared.state().in_flight -= 1;
@@ -216,14 +225,20 @@ fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
     client.shutdown(Shutdown::Both)
 }
 
-fn begin(shared: &Shared, action: &str) -> (Option<Fault>, Duration) {
+fn begin(shared: &Shared, request: &Message) -> (Option<Fault>, Duration) {
+    let action = &action(request);
+    let body = String::from_utf8_lossy(&request.body);
     let mut state = shared.state();
     let count = state.calls.entry(action.to_owned()).or_default();
     let nth = *count;
     *count += 1;
     state.in_flight += 1;
     state.max_in_flight = state.max_in_flight.max(state.in_flight);
-    let meets = |rule: &&Rule| rule.action.as_deref().is_none_or(|a| a == action) && rule.nth.is_none_or(|n| n == nth);
+    let meets = |rule: &&Rule| {
+        rule.action.as_ref().is_none_or(|known| known == action)
+            && rule.nth.is_none_or(|known| known == nth)
+            && rule.holding.as_ref().is_none_or(|text| request.first.contains(text) || body.contains(text))
+    };
     (state.rules.iter().find(meets).map(|rule| rule.fault.clone()), state.latency)
 }
 

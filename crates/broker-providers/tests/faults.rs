@@ -1,0 +1,17 @@
+//! What goes wrong between us and every manager, one table for all of them: each kind at each fault.
+//!
+//! A kind is a row: a function that opens a [`World`](matrix::World), its manager behind a proxy. For each fault the
+//! table says which kind of failure it is, in how much time and after how many requests at most, that nothing else
+//! suffers, that no value is in any message, and that all is well again afterwards.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+#[path = "faults/aws.rs"]
+mod aws;
+#[path = "faults/matrix.rs"]
+mod matrix;
+mod support;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_secrets_manager_on_moto() {
+    matrix::check(aws::on_moto).await;
+}
