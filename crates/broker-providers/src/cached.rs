@@ -352,7 +352,10 @@ impl Cache {
             reference: Some(reference.clone()),
             cause: cause.to_owned(),
             hint: None,
-            retry: Retry::Never,
+            retry: match kind {
+                ErrorKind::Unavailable => Retry::After(HOLD_OFF),
+                _ => Retry::Never,
+            },
         }
     }
 
