@@ -3,8 +3,6 @@
 //! Each is checked by a client that others wrote, and its header lists what it can't show. All state is in memory and
 //! ends with the server.
 
-<<<<<<< HEAD
 pub mod aws_sso;
-=======
 pub mod gcp;
->>>>>>> c0a7165 (fakes: a Secret Manager of Google Cloud, with what signing in to it needs)
+pub mod azure;
