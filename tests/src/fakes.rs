@@ -4,5 +4,5 @@
 //! ends with the server.
 
 pub mod aws_sso;
-pub mod gcp;
 pub mod azure;
+pub mod gcp;

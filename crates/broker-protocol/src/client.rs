@@ -22,7 +22,7 @@ pub use crate::http::Waiting;
 use crate::http::{Answer, HttpError, exchange};
 use crate::message::{
     Ask, Attested, Checked, Done, Explained, Failure, GrantHead, LeaseEndAsk, Leases, Locked, PROTOCOL, Providers,
-    SecretDone, SecretList, SecretNamed, SecretRow, SecretSet, Status, TrustAsk, TrustShown, WhoAmI,
+    SecretDone, SecretHistory, SecretList, SecretNamed, SecretRow, SecretSet, Status, TrustAsk, TrustShown, WhoAmI,
 };
 use crate::place::{Place, PlaceError};
 use crate::seal::seal;
@@ -241,6 +241,20 @@ impl Connection {
         self.waiting = Some(waiting);
     }
 
+    /// Makes a request during which nobody is told that it takes long.
+    ///
+    /// # Errors
+    /// What `request` says.
+    pub fn in_silence<T>(
+        &mut self,
+        request: impl FnOnce(&mut Self) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        let waiting = self.waiting.take();
+        let answer = request(self);
+        self.waiting = waiting;
+        answer
+    }
+
     /// Keeps the connection while a person is thinking: the daemon closes one that is silent for long, and a sealed
     /// process can't have another. A failure shows in the request that follows.
     pub fn keep(&mut self) {
@@ -319,6 +333,14 @@ impl Connection {
     /// See [`ClientError`].
     pub fn secret_rm(&mut self, ask: &SecretNamed) -> Result<SecretDone, ClientError> {
         self.ask("/v1/secret/rm", ask)
+    }
+
+    /// Asks what is known of a secret besides its value.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn secret_history(&mut self, ask: &SecretNamed) -> Result<SecretHistory, ClientError> {
+        self.ask("/v1/secret/history", ask)
     }
 
     /// Lists secrets, never values.

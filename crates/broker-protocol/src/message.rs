@@ -10,6 +10,7 @@ use broker_core::code::ErrorCode;
 use broker_core::diagnostic::Diagnostic;
 use broker_core::lease::{Lease, LeaseId};
 use broker_core::principal::Principal;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::directories::Directories;
@@ -238,6 +239,9 @@ pub struct SecretList {
     /// `scheme://prefix`, or none.
     #[serde(default)]
     pub prefix: Option<String>,
+    /// Tags (or labels) that an entry must have, name and value.
+    #[serde(default)]
+    pub tags: Vec<(String, String)>,
 }
 
 /// One row of a listing. Never a value.
@@ -254,6 +258,37 @@ pub struct SecretRow {
     /// What it is for, for secrets of the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+/// `POST /v1/secret/history` ([`SecretNamed`] in): what is known of a secret besides its value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretHistory {
+    /// The reference that was meant.
+    pub reference: String,
+    /// When it was made, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// When it last changed, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Timestamp>,
+    /// Its tags (or labels), ordered by name.
+    pub tags: Vec<(String, String)>,
+    /// Its versions, newest first.
+    pub versions: Vec<SecretVersion>,
+}
+
+/// One version of a [`SecretHistory`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SecretVersion {
+    /// The manager's id of it, as `?version=` takes it.
+    pub id: String,
+    /// `current`, `previous`, `pending`.
+    pub stages: Vec<String>,
+    /// When it was written, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
+    /// Whether its value can be had.
+    pub usable: bool,
 }
 
 /// What the raw body of `POST /v1/unlock` is for (query `?create=1` to make the store). Answers [`Done`].

@@ -39,7 +39,8 @@ pub(crate) fn sign_in(
     loop {
         step = match step {
             LoginStep::Done(signed_in) => return Ok(signed_in),
-            LoginStep::Waiting => connection.login_wait(&asked)?,
+            // The person knows what is waited for.
+            LoginStep::Waiting => connection.in_silence(|connection| connection.login_wait(&asked))?,
             LoginStep::Visit { user_code, address, address_complete, expires_seconds, first } => {
                 if !may_ask(call) {
                     return Err(nobody(instance, "it takes a person with a browser"));

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use broker_core::generate::Generate;
 use broker_core::instance::Timing;
-use broker_core::reference::SecretRef;
+use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::{SecretValue, SharedValue};
 use broker_core::sign_in::SignIn;
 use broker_protocol::message::{Ask, CheckedSecret, SignInVariable, Status};
 use broker_providers::local::{KeySource, StoreState};
-use broker_providers::provider::{ErrorKind, ListOptions, Listed, ProviderError, Retry};
+use broker_providers::provider::{Described, ErrorKind, ListOptions, Listed, ProviderError, Retry};
 use broker_providers::registry::{Context, Kind, Registry};
 use broker_providers::resolve::{Opened, ResolveOptions, Resolved, resolve};
 use broker_providers::sign_ins::{SignInWay, SignIns};
@@ -171,7 +171,8 @@ impl Stores {
     ) -> Result<Option<String>, Refusal> {
         let reference = permit.subject().whole()?;
         let opened = self.open(permit.subject(), &reference.instance, sign_in)?;
-        Ok(opened.provider.put(reference, value, deadline(opened.timing)).await?)
+        let stored = opened.provider.put(reference, value, deadline(opened.timing)).await;
+        stored.map_err(|error| self.failure(permit, sign_in, vec![(None, error)]))
     }
 
     /// Removes the permitted reference.
@@ -181,7 +182,24 @@ impl Stores {
     pub(crate) async fn delete(&self, permit: &Permit, sign_in: &SignIn) -> Result<(), Refusal> {
         let reference = permit.subject().whole()?;
         let opened = self.open(permit.subject(), &reference.instance, sign_in)?;
-        Ok(opened.provider.delete(reference, deadline(opened.timing)).await?)
+        let removed = opened.provider.delete(reference, deadline(opened.timing)).await;
+        removed.map_err(|error| self.failure(permit, sign_in, vec![(None, error)]))
+    }
+
+    /// Says what is known of the permitted secret besides its value. A field or a version in the reference does not matter.
+    ///
+    /// # Errors
+    /// The provider's.
+    pub(crate) async fn describe_secret(
+        &self,
+        permit: &Permit,
+        sign_in: &SignIn,
+    ) -> Result<(SecretRef, Described), Refusal> {
+        let wanted = permit.subject().wanted.first().ok_or_else(|| Refusal::Malformed("nothing is named".into()))?;
+        let reference = SecretRef { version: Version::Current, ..wanted.reference.whole() };
+        let opened = self.open(permit.subject(), &reference.instance, sign_in)?;
+        let described = opened.provider.describe(&reference, deadline(opened.timing)).await;
+        Ok((reference, described.map_err(|error| self.failure(permit, sign_in, vec![(None, error)]))?))
     }
 
     /// Lists what an instance holds below a prefix.
@@ -193,10 +211,11 @@ impl Stores {
         permit: &Permit,
         sign_in: &SignIn,
         instance: &str,
-        prefix: &str,
+        options: ListOptions<'_>,
     ) -> Result<Vec<Listed>, Refusal> {
         let opened = self.open(permit.subject(), instance, sign_in)?;
-        Ok(opened.provider.list(ListOptions { prefix, tags: &[] }, deadline(opened.timing)).await?)
+        let listed = opened.provider.list(options, deadline(opened.timing)).await;
+        listed.map_err(|error| self.failure(permit, sign_in, vec![(None, error)]))
     }
 
     /// Opens the embedded store with its passphrase; with `create`, makes it.

@@ -1,5 +1,7 @@
 //! What can be asked besides a grant: each operation walks the same steps of the pipeline and then does its one thing.
 
+use std::time::SystemTime;
+
 use broker_core::decision::Decision;
 use broker_core::event::Event;
 use broker_core::lease::LeaseEnd;
@@ -8,9 +10,11 @@ use broker_core::request::Right;
 use broker_core::secret::SecretValue;
 use broker_protocol::message::{
     Ask, Checked, Explained, ExplainedSecret, GrantHead, LeaseEndAsk, Locked, ProviderRow, Providers, SecretDone,
-    SecretList, SecretNamed, SecretRow, TrustAsk, TrustShown,
+    SecretHistory, SecretList, SecretNamed, SecretRow, SecretVersion, TrustAsk, TrustShown,
 };
+use broker_providers::provider::{DescribedVersion, ListOptions, Stage};
 use broker_providers::registry::KINDS;
+use jiff::Timestamp;
 
 use crate::broker::Broker;
 use crate::fetch::{bootstrap_of, sign_in_of};
@@ -116,7 +120,7 @@ fn record_change(
 
 /// Lists secrets: those of the manifest, or those of an instance below a prefix. Never a value.
 pub(crate) async fn list(broker: &Broker, peer: &Peer, asked: SecretList) -> Result<Vec<SecretRow>, Refusal> {
-    let SecretList { ask, prefix } = asked;
+    let SecretList { ask, prefix, tags } = asked;
     let Some(prefix) = prefix else {
         let subject = Subject::of_profile(broker, &ask)?;
         let row = |wanted: crate::subject::Wanted| SecretRow {
@@ -137,7 +141,8 @@ pub(crate) async fn list(broker: &Broker, peer: &Peer, asked: SecretList) -> Res
     };
     let subject = Subject::of_instance(broker, &ask, &instance)?;
     let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
-    let listed = broker.stores.list(&permit, &sign_in_of(&ask), &instance, &below).await?;
+    let listed =
+        broker.stores.list(&permit, &sign_in_of(&ask), &instance, ListOptions { prefix: &below, tags: &tags }).await?;
     let reference =
         |path: String| SecretRef { instance: instance.clone(), path, field: Vec::new(), version: Default::default() };
     let row = |l: broker_providers::provider::Listed| SecretRow {
@@ -147,6 +152,33 @@ pub(crate) async fn list(broker: &Broker, peer: &Peer, asked: SecretList) -> Res
         description: None,
     };
     Ok(listed.into_iter().map(row).collect())
+}
+
+/// Says what is known of a secret besides its value.
+pub(crate) async fn history(broker: &Broker, peer: &Peer, named: SecretNamed) -> Result<SecretHistory, Refusal> {
+    let SecretNamed { ask, target } = named;
+    let subject = Subject::of_target(broker, &ask, &target)?;
+    let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
+    let (reference, described) = broker.stores.describe_secret(&permit, &sign_in_of(&ask)).await?;
+    let timestamp = |time: SystemTime| Timestamp::try_from(time).ok();
+    let stage = |stage: &Stage| match stage {
+        Stage::Current => "current".to_owned(),
+        Stage::Previous => "previous".to_owned(),
+        Stage::Pending => "pending".to_owned(),
+    };
+    let version = |version: DescribedVersion| SecretVersion {
+        stages: version.stages.iter().map(stage).collect(),
+        id: version.id,
+        created: version.created.and_then(timestamp),
+        usable: version.usable,
+    };
+    Ok(SecretHistory {
+        reference: reference.to_string(),
+        created: described.created.and_then(timestamp),
+        changed: described.changed.and_then(timestamp),
+        tags: described.tags,
+        versions: described.versions.into_iter().map(version).collect(),
+    })
 }
 
 /// Shows what a manifest asks for and, when the person agreed to these very bytes, remembers that.

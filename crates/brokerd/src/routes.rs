@@ -40,6 +40,7 @@ pub(crate) fn router(broker: Arc<Broker>) -> Router {
         .route("/v1/secret/set", post(secret_set))
         .route("/v1/secret/rm", post(secret_rm))
         .route("/v1/secret/list", post(secret_list))
+        .route("/v1/secret/history", post(secret_history))
         .route("/v1/login", post(login))
         .route("/v1/login/wait", post(login_wait))
         .route("/v1/login/answer", post(login_answer))
@@ -105,6 +106,10 @@ async fn secret_rm(State(broker): Shared, Extension(connection): Asking, body: B
 
 async fn secret_list(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
     reply(async { operations::list(&broker, connection.peer()?, parse::<SecretList>(&body)?).await }.await)
+}
+
+async fn secret_history(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
+    reply(async { operations::history(&broker, connection.peer()?, parse(&body)?).await }.await)
 }
 
 async fn login(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {

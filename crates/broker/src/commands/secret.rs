@@ -4,14 +4,15 @@ use std::io::{IsTerminal as _, Read as _};
 
 use broker_core::code::ErrorCode;
 use broker_core::secret::SecretValue;
-use broker_protocol::message::{SecretList, SecretNamed, SecretRow, SecretSet};
+use broker_protocol::message::{Ask, SecretHistory, SecretList, SecretNamed, SecretRow, SecretSet, SecretVersion};
+use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::ask::outside;
 use crate::call::Call;
 use crate::manifest_file::{find, working_directory};
 use crate::prompt::Terminal;
-use crate::report::{FAILED, Fault, Outcome, print, print_json};
+use crate::report::{FAILED, Fault, Outcome, print, print_json, printable};
 use crate::session::Session;
 use crate::table::columns;
 
@@ -40,6 +41,12 @@ enum Command {
         /// Where to look, such as `local://shop/`; without it, the manifest's secrets
         #[arg(value_name = "PREFIX")]
         prefix: Option<String>,
+        /// Profile whose secrets are listed, when there is no PREFIX
+        #[arg(short = 'P', long, value_name = "NAME", conflicts_with = "prefix", add = crate::complete::profiles())]
+        profile: Option<String>,
+        /// Only those with this tag (or label) at the manager; may be given several times
+        #[arg(long, value_name = "NAME=VALUE", requires = "prefix", value_parser = tag)]
+        tag: Vec<(String, String)>,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
@@ -59,6 +66,18 @@ enum Command {
         #[arg(long)]
         allow_empty: bool,
     },
+    /// Show the versions of a secret: when they were written and which is current; never a value
+    ///
+    /// With --json: {"reference", "created"?, "changed"?, "tags": [[NAME, VALUE]], "versions": [{"id", "stages":
+    /// ["current"|"previous"|"pending"], "created"?, "usable"}]}, newest first.
+    History {
+        /// A name of the manifest, or a reference
+        #[arg(value_name = "NAME", add = crate::complete::secrets())]
+        target: String,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove a secret with all its versions
     Rm {
         /// A name of the manifest, or a reference
@@ -75,9 +94,9 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
     let cwd = working_directory()?;
     let ask = outside(find(&cwd, call.manifest.as_deref())?, cwd);
     match args.command {
-        Command::List { prefix, json } => {
-            let ask = SecretList { ask, prefix };
-            let rows = Session::open(call)?.ask(|connection| connection.secret_list(&ask))?;
+        Command::List { prefix, profile, tag, json } => {
+            let ask = SecretList { ask: Ask { profile, ..ask }, prefix, tags: tag };
+            let rows = Session::open(call)?.ask_signed_in(&ask.ask, |connection| connection.secret_list(&ask))?;
             if json { print_json(&rows)? } else { print(&words(rows))? }
         }
         Command::Set { target, trim_newline, allow_empty } => {
@@ -87,9 +106,15 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
                     .hint("did the command before the pipe fail? to store an empty value: --allow-empty".to_owned()));
             }
             let ask = SecretSet { ask, target };
-            let done = Session::open(call)?.ask(|connection| connection.secret_set(&ask, &value))?;
+            let done =
+                Session::open(call)?.ask_signed_in(&ask.ask, |connection| connection.secret_set(&ask, &value))?;
             let version = done.version.map(|version| format!(" (version {version})")).unwrap_or_default();
             call.report.note(&format!("stored `{}`{version}", done.reference));
+        }
+        Command::History { target, json } => {
+            let ask = SecretNamed { ask, target };
+            let history = Session::open(call)?.ask_signed_in(&ask.ask, |connection| connection.secret_history(&ask))?;
+            if json { print_json(&history)? } else { print(&versions(history))? }
         }
         Command::Rm { target, yes } => {
             if !yes && !agreed(&target, call)? {
@@ -97,7 +122,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
                 return Ok(FAILED);
             }
             let ask = SecretNamed { ask, target };
-            let done = Session::open(call)?.ask(|connection| connection.secret_rm(&ask))?;
+            let done = Session::open(call)?.ask_signed_in(&ask.ask, |connection| connection.secret_rm(&ask))?;
             call.report.note(&format!("removed `{}`", done.reference));
         }
     }
@@ -143,6 +168,27 @@ fn agreed(target: &str, call: &Call) -> Result<bool, Fault> {
     let mut terminal = Terminal::open().map_err(|error| nobody(&error.to_string()))?;
     let question = format!("Remove `{target}` with all its versions?");
     terminal.agrees(&question, &mut || ()).map_err(|error| nobody(&error.to_string()))
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("a tag is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn versions(history: SecretHistory) -> String {
+    let time = |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| time.strftime("%F %H:%M UTC").to_string());
+    if history.versions.is_empty() {
+        return format!(
+            "`{}` has no versions; it last changed: {}\n",
+            printable(&history.reference),
+            time(history.changed)
+        );
+    }
+    let row = |version: SecretVersion| {
+        let state = if version.usable { version.stages.join(", ") } else { "not usable".to_owned() };
+        [version.id, state, time(version.created)]
+    };
+    columns(["VERSION", "STAGE", "WRITTEN"], &history.versions.into_iter().map(row).collect::<Vec<_>>())
 }
 
 fn words(rows: Vec<SecretRow>) -> String {
