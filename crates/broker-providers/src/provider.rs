@@ -36,6 +36,25 @@ pub struct Capabilities {
     pub batch: usize,
 }
 
+impl Capabilities {
+    /// Says in words what it can do, fetching aside.
+    #[must_use]
+    pub fn words(&self) -> Vec<&'static str> {
+        let words = [
+            (self.write, "write"),
+            (self.list, "list"),
+            (self.tags, "tags"),
+            (self.describe, "describe"),
+            (self.versions, "versions"),
+            (self.previous, "previous"),
+            (self.pending, "pending"),
+            (self.promote, "promote"),
+            (self.batch > 1, "batch"),
+        ];
+        words.into_iter().filter(|(can, _)| *can).map(|(_, word)| word).collect()
+    }
+}
+
 /// How one fetch is made.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchOptions {

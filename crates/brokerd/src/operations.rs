@@ -13,7 +13,7 @@ use broker_protocol::message::{
     SecretHistory, SecretList, SecretNamed, SecretRow, SecretVersion, TrustAsk, TrustShown,
 };
 use broker_providers::provider::{DescribedVersion, ListOptions, Stage};
-use broker_providers::registry::KINDS;
+use broker_providers::registry::{KINDS, Kind};
 use jiff::Timestamp;
 
 use crate::broker::Broker;
@@ -238,27 +238,12 @@ pub(crate) fn end_lease(broker: &Broker, peer: &Peer, asked: &LeaseEndAsk) -> Re
 /// Lists the kinds of provider and the configured instances.
 pub(crate) fn providers(broker: &Broker) -> Result<Providers, Refusal> {
     let config = broker.config.current().map_err(Refusal::Text)?;
-    let can = |kind: &str| {
-        let row = KINDS.iter().find(|row| row.kind == kind)?;
-        let c = row.capabilities;
-        let words = [
-            (c.write, "write"),
-            (c.list, "list"),
-            (c.tags, "tags"),
-            (c.describe, "describe"),
-            (c.versions, "versions"),
-            (c.previous, "previous"),
-            (c.pending, "pending"),
-            (c.promote, "promote"),
-            (c.batch > 1, "batch"),
-        ];
-        Some(words.into_iter().filter(|(has, _)| *has).map(|(_, word)| word.to_owned()).collect::<Vec<_>>())
-    };
+    let can = |kind: &str| Kind::named(kind).map(|row| row.capabilities.words());
     let row = |instance: &str, kind: &str, from: &str| ProviderRow {
         instance: instance.to_owned(),
         kind: kind.to_owned(),
         from: from.to_owned(),
-        can: can(kind).unwrap_or_default(),
+        can: can(kind).unwrap_or_default().into_iter().map(str::to_owned).collect(),
     };
     let defaults = KINDS.iter().filter_map(|kind| Some((kind.scheme?, kind.kind)));
     let defaults = defaults.filter(|(scheme, _)| !config.instances.contains_key(*scheme));

@@ -1,0 +1,49 @@
+//! The documentation names what the registry has: nobody writes a list of providers twice.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use broker_providers::registry::{KINDS, Kind};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn row(kind: &Kind) -> String {
+    let scheme = kind.scheme.map_or("the instance's name".to_owned(), |scheme| format!("`{scheme}`"));
+    let can = kind.capabilities.words().join(", ");
+    format!("| [`{0}`](docs/providers/{0}.md) | {scheme} | {1} | {can} |", kind.kind, kind.title)
+}
+
+#[test]
+fn the_table_of_providers_in_the_readme_is_that_of_the_registry() {
+    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
+    let section = readme.split("## Providers").nth(1).unwrap().split("\n## ").next().unwrap();
+    let written: Vec<_> = section.lines().filter(|line| line.starts_with("| [`")).collect();
+    let rows: Vec<_> = KINDS.iter().map(row).collect();
+    assert_eq!(written, rows, "write these rows:\n{}\n", rows.join("\n"));
+}
+
+#[test]
+fn every_kind_has_a_page_that_names_its_scheme_and_all_of_its_keys() {
+    for kind in KINDS {
+        let path = repository().join(format!("docs/providers/{}.md", kind.kind));
+        let page = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let scheme = kind.scheme.map(|scheme| format!("{scheme}://"));
+        // What all kinds share stands in the page of the manifest.
+        let shared = ["ttl", "negative-ttl", "max-stale", "timeout"];
+        let keys = kind.keys.iter().filter(|key| !shared.contains(key)).map(|key| (*key).to_owned());
+        for word in keys.chain(scheme) {
+            assert!(page.contains(&word), "{} does not name `{word}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_page_of_the_manifest_names_every_key_of_every_kind() {
+    let page = fs::read_to_string(repository().join("docs/manifest.md")).unwrap();
+    for key in KINDS.iter().flat_map(|kind| kind.keys) {
+        assert!(page.contains(&format!("`{key}`")), "docs/manifest.md does not name `{key}`");
+    }
+}
