@@ -6,3 +6,4 @@
 pub mod aws_sso;
 pub mod azure;
 pub mod gcp;
+pub mod vault;
