@@ -83,7 +83,8 @@ pub struct InstanceSettings {
     /// Exec: SHA-256 of the program, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// Exec: the caller's variables that the program gets.
+    /// Exec: the variables that the program gets besides `PATH`, `HOME` and `LANG`: `NAME` as the caller has it, or
+    /// `NAME=value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<Words>,
     /// How long a fetched value is used without asking again (default `5m`).

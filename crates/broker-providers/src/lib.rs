@@ -12,6 +12,10 @@ pub mod cached;
 mod clock;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod exec;
+mod exec_exchange;
+mod exec_program;
+mod exec_protocol;
 mod fault;
 mod field;
 mod file_stamp;

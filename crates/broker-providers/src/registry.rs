@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use broker_core::instance::InstanceSettings;
+use broker_core::instance::{InstanceSettings, Words};
 use broker_core::sign_in::SignIn;
 
 use crate::aws_http::Transport;
@@ -98,6 +98,20 @@ pub const KINDS: &[Kind] = &[
         open: crate::local::open,
         login: no_login,
     },
+    Kind {
+        kind: "exec",
+        scheme: None,
+        title: "A program",
+        in_manifest: false,
+        keys: with_timing!["command", "sha256", "environment"],
+        sign_in_env: &[],
+        bootstrap_env: &[],
+        sign_in_files: |_| FilesStamp::default(),
+        capabilities: crate::exec::CAPABILITIES,
+        cached: true,
+        open: crate::exec::open,
+        login: no_login,
+    },
 ];
 
 /// Most kinds have no way for a person to sign in.
@@ -122,6 +136,14 @@ impl Kind {
     #[must_use]
     pub fn foreign_keys(&self, settings: &InstanceSettings) -> Vec<&'static str> {
         settings.keys().into_iter().filter(|key| !self.keys.contains(key)).collect()
+    }
+
+    /// Returns the caller's variables that an instance with these settings reads: those of its kind, and those that its
+    /// `environment` passes on.
+    #[must_use]
+    pub fn sign_in_names<'a>(&self, settings: &'a InstanceSettings) -> Vec<&'a str> {
+        let words = settings.environment.as_ref().map(Words::as_slice).unwrap_or_default();
+        self.sign_in_env.iter().copied().chain(crate::exec::passed_on(words)).collect()
     }
 }
 
@@ -231,7 +253,7 @@ impl Registry {
         let kind = known_kind(name, instance)?;
         let settings = &instance.settings;
         let timing = settings.timing().map_err(|error| refused(name, error.to_string(), None))?;
-        let sign_in = sign_in.only(kind.sign_in_env);
+        let sign_in = sign_in.only(&kind.sign_in_names(&instance.settings));
         let key = Key { name: name.to_owned(), instance: instance.clone(), identity: sign_in.digest() };
         // Looked at before anything is read: what was read of a later state is held under an earlier one, and dropped.
         let files = (kind.sign_in_files)(&sign_in);
@@ -280,7 +302,7 @@ impl Registry {
     pub fn login(&self, name: &str, instance: &Instance, sign_in: &SignIn) -> Result<Option<SignInWay>, ProviderError> {
         let kind = known_kind(name, instance)?;
         let calls = self.lock().counter(name);
-        let sign_in = sign_in.only(kind.sign_in_env);
+        let sign_in = sign_in.only(&kind.sign_in_names(&instance.settings));
         let (settings, fixed) = (&instance.settings, instance.fixed);
         let login = (kind.login)(&Opening { instance: name, settings, fixed, sign_in, calls, shared: &self.shared })?;
         Ok(login.map(|login| SignInWay { instance: name.to_owned(), login }))

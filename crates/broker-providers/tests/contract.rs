@@ -25,6 +25,23 @@ async fn the_embedded_store_keeps_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = support::program::written(dir.path(), "store.py", include_str!("programs/store.py"));
+    let store = dir.path().join("store");
+    let settings = support::program::pinned(&program, &[store.to_str().unwrap()]);
+    let provider = support::program::opened(&registry(dir.path()), "files", &settings);
+    check(&Fixture {
+        provider,
+        instance: "files".into(),
+        prefix: unique("contract"),
+        path: str::to_owned,
+        known_wrong: vec![],
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn aws_secrets_manager_keeps_the_contract_on_moto() {
     on_server("BROKER_TEST_MOTO", vec![]).await;
 }

@@ -1,7 +1,8 @@
 //! What the tests of the providers share: test servers by their addresses, instances on them, and a server that misbehaves.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part of this module")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its part of this module")]
 
 pub mod fake_aws;
+pub mod program;
 
 use std::path::Path;
 

@@ -1,0 +1,610 @@
+//! What an `exec` program is asked and how its answer is read: version 1 of the exchange of docs/providers/exec.md.
+//!
+//! One JSON object each way. Results are found by the `id` of what was asked and never by their place, so that a program
+//! that leaves one out can't shift a value into the wrong variable. What is not exactly as documented is refused: an
+//! unknown key, an unknown id, a result that is given twice or not at all, `null` where a value belongs. No error quotes
+//! an answer, and a cause that holds a value of the same exchange is not passed on.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use broker_core::reference::{SecretRef, Version};
+use broker_core::secret::SecretValue;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+use crate::provider::{Described, DescribedVersion, ErrorKind, Retry, Stage};
+use crate::words::{MAX_CHARS, safe};
+
+/// The version of the exchange.
+const VERSION: u32 = 1;
+/// Longest pause that a program can ask for.
+const MAX_PAUSE: f64 = 3600.0;
+/// Longest id of a version, in bytes.
+const MAX_VERSION: usize = 512;
+/// Shortest value that is looked for in a cause, in bytes: a shorter one is found everywhere.
+const SHORTEST: usize = 4;
+
+/// What is wrong, before it is said of a reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) kind: ErrorKind,
+    pub(crate) cause: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) retry: Retry,
+}
+
+impl Problem {
+    pub(crate) fn new(kind: ErrorKind, cause: impl Into<String>) -> Self {
+        let retry = match kind {
+            ErrorKind::Throttled | ErrorKind::Unavailable => Retry::After(Duration::from_secs(1)),
+            _ => Retry::Never,
+        };
+        Self { kind, cause: cause.into(), hint: None, retry }
+    }
+
+    fn malformed(cause: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Malformed, cause)
+    }
+}
+
+/// What is asked.
+#[derive(Serialize)]
+struct Request<'a> {
+    broker: u32,
+    operation: &'static str,
+    /// How much time is left.
+    seconds: f64,
+    #[serde(flatten)]
+    task: Task<'a>,
+}
+
+/// The part of a request that belongs to its operation.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Task<'a> {
+    /// `capabilities`
+    None {},
+    /// `fetch`
+    Many { references: Vec<Asked<'a>> },
+    /// `delete` and `describe`
+    One { path: &'a str },
+    /// `put`
+    Put {
+        path: &'a str,
+        /// Base64, so that every value survives every tool.
+        value: &'a str,
+    },
+    /// `list`
+    List { prefix: &'a str },
+}
+
+/// One reference of a request.
+#[derive(Serialize)]
+pub(crate) struct Asked<'a> {
+    id: String,
+    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<&'static str>,
+}
+
+impl<'a> Asked<'a> {
+    /// Returns the question for the reference at `place`.
+    pub(crate) fn new(place: usize, reference: &'a SecretRef) -> Self {
+        let (version, stage) = match &reference.version {
+            Version::Current => (None, None),
+            Version::Previous => (None, Some("previous")),
+            Version::Pending => (None, Some("pending")),
+            Version::Id(id) => (Some(id.as_str()), None),
+        };
+        Self { id: place.to_string(), path: &reference.path, version, stage }
+    }
+}
+
+/// Writes a request; `seconds` are left for it.
+pub(crate) fn request(operation: &'static str, left: Duration, task: Task<'_>) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    let seconds = (left.as_secs_f64() * 1000.0).floor() / 1000.0;
+    let request = Request { broker: VERSION, operation, seconds, task };
+    serde_json::to_writer(&mut *bytes, &request)
+        .map_err(|_| Problem::new(ErrorKind::Unsupported, "the request cannot be written as JSON"))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// Encodes a value for [`Task::Put`].
+pub(crate) fn encoded(value: &SecretValue) -> Zeroizing<String> {
+    // Opened to be handed to the program, on its standard input.
+    Zeroizing::new(STANDARD.encode(value.expose()))
+}
+
+/// A text that may be a value.
+struct Text(SecretValue);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(SecretValue::from(text)))
+    }
+}
+
+/// How a program says what went wrong, of one reference or of all.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Named {
+    NotFound,
+    Denied,
+    Unauthenticated,
+    Throttled,
+    Unavailable,
+    Malformed,
+    Unsupported,
+}
+
+/// Every key of an answer; which of them make sense depends on the operation.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer<'a> {
+    broker: u32,
+    error: Option<Named>,
+    cause: Option<String>,
+    hint: Option<String>,
+    retry_after: Option<f64>,
+    #[serde(borrow)]
+    results: Option<Vec<&'a RawValue>>,
+    version: Option<String>,
+    entries: Option<Vec<Entry>>,
+    created: Option<u64>,
+    changed: Option<u64>,
+    history: Option<Vec<Past>>,
+    operations: Option<Vec<String>>,
+    versions: Option<bool>,
+    stages: Option<Vec<String>>,
+}
+
+/// Every key of one result.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    id: String,
+    text: Option<Text>,
+    base64: Option<Text>,
+    version: Option<String>,
+    error: Option<Named>,
+    cause: Option<String>,
+    hint: Option<String>,
+    retry_after: Option<f64>,
+}
+
+/// The one key that tells where a broken result belongs.
+#[derive(Deserialize)]
+struct IdAlone {
+    id: String,
+}
+
+/// One entry of a listing.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Entry {
+    pub(crate) path: String,
+    pub(crate) version: Option<String>,
+    changed: Option<u64>,
+}
+
+impl Entry {
+    /// Returns when it last changed.
+    pub(crate) fn changed(&self) -> Option<SystemTime> {
+        self.changed.and_then(time)
+    }
+}
+
+/// One version of a description.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Past {
+    version: String,
+    #[serde(default)]
+    stages: Vec<Standing>,
+    created: Option<u64>,
+    usable: Option<bool>,
+}
+
+/// A stage, as a program writes it.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Standing {
+    Current,
+    Previous,
+    Pending,
+}
+
+/// What a program says that it can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    operations: Vec<String>,
+    /// References may name a version id.
+    pub(crate) versions: bool,
+    stages: Vec<String>,
+}
+
+impl Abilities {
+    /// Tells whether it knows `operation`.
+    pub(crate) fn can(&self, operation: &str) -> bool {
+        self.operations.iter().any(|known| known == operation)
+    }
+
+    /// Tells whether references may name `stage`.
+    pub(crate) fn knows(&self, stage: &str) -> bool {
+        self.stages.iter().any(|known| known == stage)
+    }
+}
+
+/// One result of `fetch`.
+pub(crate) struct Found {
+    /// The bytes.
+    pub(crate) value: SecretValue,
+    /// The id of the version that was served.
+    pub(crate) version: Option<String>,
+}
+
+/// Reads the answer to `capabilities`.
+pub(crate) fn abilities(answer: &[u8]) -> Result<Abilities, Problem> {
+    let answer = read(answer)?;
+    let operations = answer.operations.ok_or_else(|| Problem::malformed("its answer names no `operations`"))?;
+    Ok(Abilities {
+        operations,
+        versions: answer.versions.unwrap_or_default(),
+        stages: answer.stages.unwrap_or_default(),
+    })
+}
+
+/// Reads the answer to `put`, given the value that was sent: the id of the new version.
+pub(crate) fn stored(answer: &[u8], sent: &SecretValue) -> Result<Option<String>, Problem> {
+    let answer = read(answer).map_err(|problem| without(&problem, &[as_shown(sent)]))?;
+    checked_version(answer.version)
+}
+
+/// Reads the answer to `delete`.
+pub(crate) fn done(answer: &[u8]) -> Result<(), Problem> {
+    read(answer).map(drop)
+}
+
+/// Reads the answer to `list`.
+pub(crate) fn entries(answer: &[u8]) -> Result<Vec<Entry>, Problem> {
+    let entries = read(answer)?.entries.ok_or_else(|| Problem::malformed("its answer has no `entries`"))?;
+    if entries.iter().any(|entry| entry.path.is_empty() || entry.path.chars().any(char::is_control)) {
+        return Err(Problem::malformed("an entry of its listing has a path that no reference can name"));
+    }
+    entries.into_iter().map(|entry| Ok(Entry { version: checked_version(entry.version)?, ..entry })).collect()
+}
+
+/// Reads the answer to `describe`.
+pub(crate) fn described(answer: &[u8]) -> Result<Described, Problem> {
+    let answer = read(answer)?;
+    let version = |past: Past| {
+        let stages = past.stages.into_iter().map(|stage| match stage {
+            Standing::Current => Stage::Current,
+            Standing::Previous => Stage::Previous,
+            Standing::Pending => Stage::Pending,
+        });
+        let (stages, created, usable) = (stages.collect(), past.created.and_then(time), past.usable.unwrap_or(true));
+        let id = checked_version(Some(past.version))?.unwrap_or_default();
+        Ok(DescribedVersion { id, stages, created, usable })
+    };
+    Ok(Described {
+        versions: answer.history.unwrap_or_default().into_iter().map(version).collect::<Result<_, _>>()?,
+        created: answer.created.and_then(time),
+        changed: answer.changed.and_then(time),
+        tags: Vec::new(),
+    })
+}
+
+/// Reads the answer to `fetch` about `count` references: one result for each, in order.
+pub(crate) fn results(answer: &[u8], count: usize) -> Vec<Result<Found, Problem>> {
+    let mut places = match placed(answer, count) {
+        Ok(places) => places,
+        Err(problem) => return (0..count).map(|_| Err(problem.clone())).collect(),
+    };
+    let missing = || Err(Problem::malformed("the program gave no result for it"));
+    let mut all: Vec<_> = (0..count).map(|place| places.remove(&place).unwrap_or_else(missing)).collect();
+    let values: Vec<_> = all.iter().flatten().map(|found| as_shown(&found.value)).collect();
+    let cleaned: Vec<_> = all.iter().map(|result| result.as_ref().err().map(|error| without(error, &values))).collect();
+    for (result, problem) in all.iter_mut().zip(cleaned) {
+        if let Some(problem) = problem {
+            *result = Err(problem);
+        }
+    }
+    all
+}
+
+/// Finds the result of every place. A problem of the whole is the error.
+fn placed(answer: &[u8], count: usize) -> Result<HashMap<usize, Result<Found, Problem>>, Problem> {
+    let raw = read(answer)?.results.ok_or_else(|| Problem::malformed("its answer has no `results`"))?;
+    let mut places = HashMap::with_capacity(count);
+    for text in raw {
+        let text = text.get().as_bytes();
+        let item = parse::<Item>(text);
+        let id = match &item {
+            Ok(item) => Some(item.id.clone()),
+            Err(_) => parse::<IdAlone>(text).ok().map(|alone| alone.id),
+        };
+        // Whose result it was meant to be shows in who has none.
+        let Some(id) = id else { continue };
+        let place = id.parse::<usize>().ok().filter(|place| *place < count && place.to_string() == id);
+        let place = place.ok_or_else(|| Problem::malformed("the program answered for what it was not asked"))?;
+        let result = item.and_then(found);
+        let twice = || Problem::malformed("the program gave two results for it");
+        places.entry(place).and_modify(|held| *held = Err(twice())).or_insert(result);
+    }
+    Ok(places)
+}
+
+/// Makes sense of one result.
+fn found(item: Item) -> Result<Found, Problem> {
+    let Item { id: _, text, base64, version, error, cause, hint, retry_after } = item;
+    let value = match (text, base64, error) {
+        (None, None, Some(named)) => return Err(said(named, cause, hint, retry_after)),
+        (Some(Text(text)), None, None) => text,
+        (None, Some(Text(encoded)), None) => decoded(&encoded)?,
+        (None, None, None) => return Err(Problem::malformed("its result holds neither `text`, `base64` nor `error`")),
+        _ => return Err(Problem::malformed("its result holds more than one of `text`, `base64`, `error`")),
+    };
+    if cause.is_some() || hint.is_some() || retry_after.is_some() {
+        return Err(Problem::malformed("its result has a `cause`, a `hint` or a `retry_after` without an `error`"));
+    }
+    Ok(Found { value, version: checked_version(version)? })
+}
+
+fn decoded(encoded: &SecretValue) -> Result<SecretValue, Problem> {
+    // Opened to be decoded. The base64 program wraps its lines, and a line break there means nothing.
+    let text: Zeroizing<Vec<u8>> =
+        Zeroizing::new(encoded.expose().iter().copied().filter(|byte| !matches!(byte, b'\n' | b'\r')).collect());
+    STANDARD.decode(&*text).map(SecretValue::new).map_err(|_| Problem::malformed("its `base64` is no base64"))
+}
+
+/// Reads the frame of an answer. A failure of the whole is an error.
+fn read(answer: &[u8]) -> Result<Answer<'_>, Problem> {
+    let read: Answer<'_> = match serde_json::from_slice(answer) {
+        Ok(read) => read,
+        Err(_) if answer.iter().all(u8::is_ascii_whitespace) => {
+            return Err(Problem::malformed("the program ended well and answered nothing"));
+        }
+        Err(error) => return Err(unreadable("its answer", &error)),
+    };
+    if read.broker != VERSION {
+        return Err(Problem::new(
+            ErrorKind::Unsupported,
+            format!("the program speaks version {} of the exchange, this is version {VERSION}", read.broker),
+        ));
+    }
+    match read.error {
+        Some(named) => Err(said(named, read.cause, read.hint, read.retry_after)),
+        None => Ok(read),
+    }
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(text).map_err(|error| unreadable("its result", &error))
+}
+
+/// Says where a text makes no sense. The parser's own words are not used: they quote the text.
+fn unreadable(what: &str, error: &serde_json::Error) -> Problem {
+    let why = match error.classify() {
+        serde_json::error::Category::Eof => "ends too early",
+        serde_json::error::Category::Data => "is not as documented",
+        serde_json::error::Category::Syntax | serde_json::error::Category::Io => "is no JSON",
+    };
+    Problem::malformed(format!("{what} {why}, at line {}, column {}", error.line(), error.column()))
+}
+
+/// Returns what the program says went wrong.
+fn said(named: Named, cause: Option<String>, hint: Option<String>, retry_after: Option<f64>) -> Problem {
+    let kind = match named {
+        Named::NotFound => ErrorKind::NotFound,
+        Named::Denied => ErrorKind::Denied,
+        Named::Unauthenticated => ErrorKind::Unauthenticated,
+        Named::Throttled => ErrorKind::Throttled,
+        Named::Unavailable => ErrorKind::Unavailable,
+        Named::Malformed => ErrorKind::Malformed,
+        Named::Unsupported => ErrorKind::Unsupported,
+    };
+    let problem = Problem::new(kind, safe(&cause.unwrap_or_default()));
+    let pause = retry_after.filter(|seconds| (0.0..=MAX_PAUSE).contains(seconds)).map(Duration::from_secs_f64);
+    let retry = match (problem.retry, pause) {
+        (Retry::After(_), Some(pause)) => Retry::After(pause),
+        (retry, _) => retry,
+    };
+    Problem { hint: hint.map(|hint| safe(&hint)), retry, ..problem }
+}
+
+/// Returns how a value would look in a program's words.
+fn as_shown(value: &SecretValue) -> Zeroizing<String> {
+    // Opened to be looked for where it must not stand. Words are cut, so its beginning is enough.
+    let bytes = value.expose();
+    let start = bytes.get(..MAX_CHARS * 4).unwrap_or(bytes);
+    let mut shown = safe(&String::from_utf8_lossy(start));
+    shown.truncate(shown.trim_end_matches('…').len());
+    Zeroizing::new(shown)
+}
+
+/// Returns `problem` without its words, if one of the values, as they are shown, stands in them.
+fn without(problem: &Problem, values: &[Zeroizing<String>]) -> Problem {
+    let holds = |words: &str| values.iter().any(|value| value.len() >= SHORTEST && words.contains(value.as_str()));
+    if holds(&problem.cause) || problem.hint.as_deref().is_some_and(holds) {
+        let cause = "the program's words hold a value and are not shown".to_owned();
+        return Problem { cause, hint: None, ..problem.clone() };
+    }
+    problem.clone()
+}
+
+fn checked_version(version: Option<String>) -> Result<Option<String>, Problem> {
+    match version {
+        Some(id) if id.is_empty() || id.len() > MAX_VERSION || id.chars().any(char::is_control) => {
+            Err(Problem::malformed("the id of a version is empty, too long or has a control character"))
+        }
+        version => Ok(version),
+    }
+}
+
+fn time(seconds: u64) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetched(answer: &str, count: usize) -> Vec<Result<Vec<u8>, (ErrorKind, String)>> {
+        let results = results(answer.as_bytes(), count).into_iter();
+        results
+            .map(|result| match result {
+                Ok(found) => Ok(found.value.expose().to_vec()),
+                Err(problem) => Err((problem.kind, problem.cause)),
+            })
+            .collect()
+    }
+
+    fn kinds(answer: &str, count: usize) -> Vec<Option<ErrorKind>> {
+        fetched(answer, count).into_iter().map(|result| result.err().map(|(kind, _)| kind)).collect()
+    }
+
+    #[test]
+    fn a_request_is_one_line_that_says_what_is_left_of_the_time() {
+        let references = ["op://a/b?version=3", "op://c%23?stage=previous", "op://d"].map(|r| r.parse().unwrap());
+        let asked = references.iter().enumerate().map(|(place, reference)| Asked::new(place, reference)).collect();
+        let bytes = request("fetch", Duration::from_micros(1_234_567), Task::Many { references: asked }).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes).unwrap(),
+            "{\"broker\":1,\"operation\":\"fetch\",\"seconds\":1.234,\"references\":[\
+             {\"id\":\"0\",\"path\":\"a/b\",\"version\":\"3\"},\
+             {\"id\":\"1\",\"path\":\"c#\",\"stage\":\"previous\"},{\"id\":\"2\",\"path\":\"d\"}]}\n"
+        );
+        let bytes = request("capabilities", Duration::from_secs(2), Task::None {}).unwrap();
+        assert_eq!(&**bytes, b"{\"broker\":1,\"operation\":\"capabilities\",\"seconds\":2.0}\n");
+    }
+
+    #[test]
+    fn values_are_bytes_and_stand_where_their_id_says() {
+        let answer = r#"{"broker":1,"results":[{"id":"1","base64":"AP8K\nDQ=="},{"id":"0","text":"a\u00e4\n$HOME"}]}"#;
+        assert_eq!(fetched(answer, 2), [Ok("aä\n$HOME".as_bytes().to_vec()), Ok(b"\0\xff\n\r".to_vec())]);
+        assert_eq!(fetched(r#"{"broker":1,"results":[{"id":"0","text":"null"}]}"#, 1), [Ok(b"null".to_vec())]);
+        assert_eq!(fetched(r#"{"broker":1,"results":[{"id":"0","text":""}]}"#, 1), [Ok(Vec::new())]);
+    }
+
+    #[test]
+    fn a_result_that_makes_no_sense_spoils_no_other() {
+        let malformed = Some(ErrorKind::Malformed);
+        for broken in [
+            r#"{"id":"1","text":null}"#,
+            r#"{"id":"1","text":5}"#,
+            r#"{"id":"1"}"#,
+            r#"{"id":"1","txt":"x"}"#,
+            r#"{"id":"1","text":"x","base64":"eA=="}"#,
+            r#"{"id":"1","text":"x","error":"denied"}"#,
+            r#"{"id":"1","text":"x","cause":"y"}"#,
+            r#"{"id":"1","base64":"e"}"#,
+            r#"{"id":"1","base64":"e A=="}"#,
+            r#"{"id":"1","text":"\ud800"}"#,
+            r#"{"id":"1","error":"broken"}"#,
+            r#"{"id":"1","text":"x","version":""}"#,
+            r#"{"id":"1","text":"x"},{"id":"1","text":"x"}"#,
+            r#"{"id":1,"text":"x"}"#,
+            r#"{"id":"1","id":"0","text":"x"}"#,
+            r#"null"#,
+        ] {
+            let answer = format!(r#"{{"broker":1,"results":[{broken},{{"id":"0","text":"good"}}]}}"#);
+            assert_eq!(kinds(&answer, 2), [None, malformed], "{broken}");
+        }
+        assert_eq!(kinds(r#"{"broker":1,"results":[{"id":"0","text":"x"}]}"#, 2), [None, malformed]);
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_refused_whole() {
+        for other in ["2", "00", "+0", "-1", "x", "", "99999999999999999999999"] {
+            let answer = format!(r#"{{"broker":1,"results":[{{"id":"0","text":"x"}},{{"id":"{other}","text":"y"}}]}}"#);
+            assert_eq!(kinds(&answer, 2), [Some(ErrorKind::Malformed); 2], "{other}");
+        }
+        for answer in ["", " \n", "nonsense", "[]", "{}", r#"{"broker":1}"#, r#"{"broker":1,"results":{}}"#] {
+            assert_eq!(kinds(answer, 1), [Some(ErrorKind::Malformed)], "{answer}");
+        }
+        let twice = r#"{"broker":1,"results":[]} {"broker":1,"results":[]}"#;
+        assert_eq!(kinds(twice, 1), [Some(ErrorKind::Malformed)]);
+        assert_eq!(kinds(r#"{"broker":2,"results":[]}"#, 1), [Some(ErrorKind::Unsupported)]);
+    }
+
+    #[test]
+    fn errors_have_our_kinds_and_their_advice() {
+        let one = |error: &str| results(format!(r#"{{"broker":1,{error}}}"#).as_bytes(), 1).remove(0).err().unwrap();
+        for (name, kind) in [
+            ("not-found", ErrorKind::NotFound),
+            ("denied", ErrorKind::Denied),
+            ("unauthenticated", ErrorKind::Unauthenticated),
+            ("malformed", ErrorKind::Malformed),
+            ("unsupported", ErrorKind::Unsupported),
+        ] {
+            let problem = one(&format!(r#""error":"{name}","retry_after":7"#));
+            assert_eq!((problem.kind, problem.retry), (kind, Retry::Never));
+        }
+        let problem = one(r#""error":"throttled","retry_after":7.5,"cause":"a\u001b[2J","hint":"wait""#);
+        assert_eq!((problem.kind, problem.retry), (ErrorKind::Throttled, Retry::After(Duration::from_millis(7500))));
+        assert_eq!((problem.cause.as_str(), problem.hint.as_deref()), ("a\\u{1b}[2J", Some("wait")));
+        for pause in ["-1", "1e300", "3601"] {
+            let problem = one(&format!(r#""error":"unavailable","retry_after":{pause}"#));
+            assert_eq!(problem.retry, Retry::After(Duration::from_secs(1)), "{pause}");
+        }
+    }
+
+    #[test]
+    fn no_cause_holds_a_value_of_the_same_exchange() {
+        let answer = r#"{"broker":1,"results":[{"id":"0","text":"canary-1"},
+            {"id":"1","error":"denied","cause":"no, but canary-1 is fine"},
+            {"id":"2","error":"denied","cause":"no","hint":"try canary-1"},
+            {"id":"3","error":"denied","cause":"plain"}]}"#;
+        let causes: Vec<_> =
+            fetched(answer, 4).into_iter().map(|result| result.err().map(|(_, cause)| cause)).collect();
+        assert!(!format!("{causes:?}").contains("canary"), "{causes:?}");
+        assert_eq!(causes[3].as_deref(), Some("plain"));
+        let sent = SecretValue::from("line one\nline two".to_owned());
+        let answer = br#"{"broker":1,"error":"denied","cause":"cannot store line one\nline two"}"#;
+        assert!(!stored(answer, &sent).unwrap_err().cause.contains("line"));
+    }
+
+    #[test]
+    fn no_error_quotes_an_answer() {
+        for answer in [
+            r#"{"broker":"canary"}"#,
+            r#"{"broker":1,"canary":1}"#,
+            r#"{"broker":1,"results":"canary"}"#,
+            r#"{"broker":1,"error":"canary"}"#,
+            r#"{"broker":1,"results":[{"id":"0","canary":1}]}"#,
+            r#"{"broker":1,"results":[{"id":"0","text":["canary"]}]}"#,
+            r#"{"broker":1,"results":[{"id":"0","base64":"canary"}]}"#,
+            r#"{"broker":1,"results":[{"id":"canary","text":"x"}]}"#,
+            "canary",
+        ] {
+            let results = fetched(answer, 1);
+            assert!(
+                matches!(&results[..], [Err((ErrorKind::Malformed, cause))] if !cause.contains("canary")),
+                "{results:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_description_holds_no_value() {
+        let answer = r#"{"broker":1,"created":1,"changed":2,"history":[{"version":"7","stages":["current"],"created":2},
+            {"version":"6","usable":false}]}"#;
+        let found = described(answer.as_bytes()).unwrap();
+        assert_eq!((found.created, found.changed), (time(1), time(2)));
+        let seven = DescribedVersion { id: "7".into(), stages: vec![Stage::Current], created: time(2), usable: true };
+        let six = DescribedVersion { id: "6".into(), stages: vec![], created: None, usable: false };
+        assert_eq!(found.versions, [seven, six]);
+        assert!(described(br#"{"broker":1,"text":"x"}"#).is_err());
+        assert!(described(br#"{"broker":1,"history":[{"version":"7","text":"x"}]}"#).is_err());
+    }
+}
