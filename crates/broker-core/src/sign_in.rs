@@ -12,7 +12,21 @@ use sha2::{Digest as _, Sha256};
 
 use crate::secret::{SecretValue, SharedValue};
 
-const PREFIXES: &[&str] = &["AWS_", "AZURE_", "BAO_", "CLOUDSDK_", "GOOGLE_", "VAULT_"];
+/// Those of the managers that we speak to, and of the programs that stand behind many an `exec` instance: such an
+/// instance gets one only if its `environment` names it.
+const PREFIXES: &[&str] = &[
+    "AWS_",
+    "AZURE_",
+    "BAO_",
+    "BWS_",
+    "CLOUDSDK_",
+    "DOPPLER_",
+    "GOOGLE_",
+    "INFISICAL_",
+    "OP_",
+    "SOPS_",
+    "VAULT_",
+];
 
 /// Words that mark a variable as an address, a proxy or a trust anchor.
 const NEVER: &[&str] = &[
@@ -108,12 +122,20 @@ mod tests {
             "HTTPS_PROXY",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
             "GCE_METADATA_HOST",
+            "OP_CONNECT_HOST",
+            "DOPPLER_API_HOST",
+            "INFISICAL_API_URL",
         ] {
             assert!(!travels(name), "{name}");
         }
-        for name in
-            ["AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "VAULT_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS"]
-        {
+        for name in [
+            "AWS_PROFILE",
+            "AWS_ACCESS_KEY_ID",
+            "AWS_SESSION_TOKEN",
+            "VAULT_TOKEN",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "OP_SERVICE_ACCOUNT_TOKEN",
+        ] {
             assert!(travels(name), "{name}");
         }
     }

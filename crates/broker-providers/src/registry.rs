@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker_core::instance::{InstanceSettings, Words};
-use broker_core::sign_in::SignIn;
+use broker_core::sign_in::{SignIn, travels};
 
 use crate::aws_http::Transport;
 use crate::cached::Cached;
@@ -144,6 +144,15 @@ impl Kind {
     pub fn sign_in_names<'a>(&self, settings: &'a InstanceSettings) -> Vec<&'a str> {
         let words = settings.environment.as_ref().map(Words::as_slice).unwrap_or_default();
         self.sign_in_env.iter().copied().chain(crate::exec::passed_on(words)).collect()
+    }
+
+    /// Returns the variables that a child must not inherit from an instance with these settings: what is or leads to a
+    /// credential of its manager, and what its `environment` passes on to its program.
+    #[must_use]
+    pub fn bootstrap_names<'a>(&self, settings: &'a InstanceSettings) -> Vec<&'a str> {
+        let words = settings.environment.as_ref().map(Words::as_slice).unwrap_or_default();
+        let passed_on = crate::exec::passed_on(words).filter(|name| travels(name));
+        self.bootstrap_env.iter().copied().chain(passed_on).collect()
     }
 }
 
