@@ -32,7 +32,7 @@ pub(crate) struct Found {
     /// Optional variables that stay unset.
     pub(crate) missing: Vec<String>,
     /// Credentials of the managers used, which the child must not inherit.
-    pub(crate) bootstrap: Vec<&'static str>,
+    pub(crate) bootstrap: Vec<String>,
     /// What the person should know.
     pub(crate) notes: Vec<String>,
 }
@@ -277,17 +277,16 @@ fn deadline(timing: Timing) -> Instant {
 }
 
 /// Returns the names of the credentials that the subject's instances sign in with.
-pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<&'static str> {
-    let instances = subject.wanted.iter().map(|wanted| wanted.reference.instance.as_str());
-    let mut kinds: Vec<&Kind> = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for instance in instances {
-        if !seen.contains(&instance) {
-            seen.push(instance);
-            kinds.extend(subject.instance(instance).and_then(|instance| Kind::named(&instance.settings.kind)));
-        }
-    }
-    let mut names: Vec<_> = kinds.iter().flat_map(|kind| kind.bootstrap_env).copied().collect();
+pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<String> {
+    let mut instances: Vec<_> = subject.wanted.iter().map(|wanted| wanted.reference.instance.as_str()).collect();
+    instances.sort_unstable();
+    instances.dedup();
+    let settings = instances.into_iter().filter_map(|name| subject.instance(name)).map(|instance| instance.settings);
+    let names = settings.filter_map(|settings| {
+        let names = Kind::named(&settings.kind)?.bootstrap_names(&settings);
+        Some(names.into_iter().map(str::to_owned).collect::<Vec<_>>())
+    });
+    let mut names: Vec<_> = names.flatten().collect();
     names.sort_unstable();
     names.dedup();
     names

@@ -38,7 +38,7 @@ pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explain
         description: wanted.description.clone(),
     };
     let set: Vec<_> = subject.wanted.iter().filter_map(|wanted| wanted.name.as_deref()).collect();
-    let bootstrap = bootstrap_of(&subject).into_iter().filter(|name| !set.contains(name)).map(str::to_owned);
+    let bootstrap = bootstrap_of(&subject).into_iter().filter(|name| !set.contains(&name.as_str()));
     Ok(Explained {
         project: request.project,
         profile: subject.profile.clone(),

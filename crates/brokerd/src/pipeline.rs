@@ -151,7 +151,7 @@ fn answer(permit: &Permit, found: Found) -> Delivery {
     if let Some(project) = &subject.project {
         head.settings = project.manifest.settings.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
     }
-    head.remove.extend(found.bootstrap.iter().map(|name| (*name).to_owned()));
+    head.remove.extend(found.bootstrap.iter().cloned());
     let mut values = Vec::with_capacity(found.values.len());
     for (name, value) in found.values {
         head.values.push((name, value.len()));
