@@ -18,6 +18,7 @@ mod meeting_place;
 mod secrets;
 mod servers;
 mod shop;
+mod sign_in;
 mod source;
 mod terminal;
 mod trust;

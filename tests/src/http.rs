@@ -107,6 +107,23 @@ impl Message {
     }
 }
 
+/// Sends one JSON request to `127.0.0.1:PORT` on a connection of its own and returns the answer.
+///
+/// # Panics
+/// When there is no answer.
+#[must_use]
+pub fn call(address: &str, first: &str, headers: &[(&str, &str)], body: &serde_json::Value) -> Message {
+    let mut headers: Vec<_> = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    headers.push(("content-type".to_owned(), "application/json".to_owned()));
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let request = Message { first: format!("{first} HTTP/1.1"), headers, body };
+    let answered = std::net::TcpStream::connect(address).and_then(|mut stream| {
+        io::Write::write_all(&mut stream, &request.to_bytes())?;
+        read_response(&mut io::BufReader::new(stream))
+    });
+    answered.unwrap_or_else(|error| panic!("no answer from {address}: {error}"))
+}
+
 /// Reads one request; none at the end of the stream.
 ///
 /// # Errors
