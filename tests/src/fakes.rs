@@ -7,3 +7,4 @@ pub mod aws_sso;
 pub mod azure;
 pub mod gcp;
 pub mod vault;
+pub mod gcp;
