@@ -19,6 +19,7 @@ mod checked;
 mod iam;
 mod names;
 mod secrets;
+mod set_up;
 mod sign_in;
 
 use std::collections::BTreeMap;
@@ -175,6 +176,22 @@ impl FakeGcp {
     /// Adds a version to a secret of `shop-dev`, which is made where needed; returns the version's number.
     pub fn put(&self, secret: &str, payload: &[u8]) -> usize {
         self.world().put(secret, payload)
+    }
+
+    /// Disables a version of a secret of `shop-dev`.
+    pub fn disable(&self, secret: &str, version: usize) {
+        self.world().disable(secret, version);
+    }
+
+    /// Sets a label of a secret of `shop-dev`.
+    pub fn label(&self, secret: &str, name: &str, value: &str) {
+        self.world().label(secret, name, value);
+    }
+
+    /// Tells whether a version of a secret of `shop-dev` came with a checksum.
+    #[must_use]
+    pub fn was_checked(&self, secret: &str, version: usize) -> bool {
+        self.world().was_checked(secret, version)
     }
 
     /// Moves its clock.

@@ -16,28 +16,28 @@ use crate::http::Message;
 const MAX_PAYLOAD: usize = 64 << 10;
 
 pub(super) struct Secret {
-    created: i64,
+    pub(super) created: i64,
     /// The order of creation, since times are whole seconds.
-    nth: u64,
-    etag: String,
-    labels: BTreeMap<String, String>,
-    annotations: BTreeMap<String, String>,
-    aliases: BTreeMap<String, u64>,
-    replication: Option<Value>,
-    versions: Vec<SecretVersion>,
+    pub(super) nth: u64,
+    pub(super) etag: String,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) aliases: BTreeMap<String, u64>,
+    pub(super) replication: Option<Value>,
+    pub(super) versions: Vec<SecretVersion>,
 }
 
-struct SecretVersion {
-    created: i64,
-    destroyed: Option<i64>,
-    etag: String,
-    state: State,
-    payload: Vec<u8>,
-    checked: bool,
+pub(super) struct SecretVersion {
+    pub(super) created: i64,
+    pub(super) destroyed: Option<i64>,
+    pub(super) etag: String,
+    pub(super) state: State,
+    pub(super) payload: Vec<u8>,
+    pub(super) checked: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Enabled,
     Disabled,
     Destroyed,
@@ -187,33 +187,6 @@ impl World {
         let json = secret.to_json(&place);
         self.secrets.insert(place, secret);
         Ok(json)
-    }
-
-    /// Adds a version as if somebody had done so before.
-    pub(super) fn put(&mut self, secret: &str, payload: &[u8]) -> usize {
-        let project = self.projects["shop-dev"].clone();
-        let place = Place { project, location: None, secret: secret.to_owned() };
-        let (created, etag) = (self.now(), self.etag());
-        let secret = self.secrets.entry(place).or_insert_with(|| Secret {
-            created,
-            nth: self.etags,
-            etag: etag.clone(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            aliases: BTreeMap::new(),
-            replication: Some(json!({ "automatic": {} })),
-            versions: Vec::new(),
-        });
-        let payload = payload.to_vec();
-        secret.versions.push(SecretVersion {
-            created,
-            destroyed: None,
-            etag,
-            state: State::Enabled,
-            payload,
-            checked: false,
-        });
-        secret.versions.len()
     }
 
     fn get_secret(&self, request: &Message, place: &Place) -> Answered {
