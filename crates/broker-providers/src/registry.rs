@@ -23,7 +23,7 @@ use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
 use crate::rest::Pool;
 use crate::sign_ins::{SignInWay, SignIns};
-use crate::{aws_profile, aws_sm};
+use crate::{aws_profile, aws_sm, gcp_sm};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -82,6 +82,20 @@ pub const KINDS: &[Kind] = &[
         capabilities: aws_sm::CAPABILITIES,
         cached: true,
         open: aws_sm::open,
+        login: no_login,
+    },
+    Kind {
+        kind: "gcp-secret-manager",
+        scheme: Some("gcp-sm"),
+        title: "Google Cloud Secret Manager",
+        in_manifest: true,
+        keys: with_timing!["project", "location", "impersonate", "auth", "endpoint"],
+        sign_in_env: gcp_sm::SIGN_IN_ENV,
+        bootstrap_env: gcp_sm::BOOTSTRAP_ENV,
+        sign_in_files: gcp_sm::stamp,
+        capabilities: gcp_sm::CAPABILITIES,
+        cached: true,
+        open: gcp_sm::open,
         login: no_login,
     },
     Kind {

@@ -1,11 +1,13 @@
-//! Every provider against the contract: the embedded store, and AWS Secrets Manager on two servers that others wrote.
+//! Every provider against the contract: the embedded store, AWS Secrets Manager on two servers that others wrote, and
+//! Google Cloud Secret Manager on one that Google's own clients check.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 mod support;
 
 use broker_core::secret::SecretValue;
 use broker_providers::contract::{Fixture, check};
-use support::{aws, of_manifest, registry, root, server, unique};
+use broker_tests::fakes::gcp::FakeGcp;
+use support::{aws, gcp, of_manifest, registry, root, secret_id, server, signed_in, unique};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_store_keeps_the_contract() {
@@ -49,6 +51,19 @@ async fn aws_secrets_manager_keeps_the_contract_on_moto() {
 #[tokio::test(flavor = "multi_thread")]
 async fn aws_secrets_manager_keeps_the_contract_on_ministack() {
     on_server("BROKER_TEST_MINISTACK", vec![]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_secret_manager_keeps_the_contract() {
+    let fake = FakeGcp::start();
+    fake.allow_anonymous();
+    // Pages of few entries, so that listings have several.
+    fake.set_page(2);
+    let dir = tempfile::tempdir().unwrap();
+    let registry = registry(dir.path());
+    let provider = registry.open("g", &of_manifest(&gcp(&fake.url())), &signed_in(&[])).unwrap().provider;
+    let (instance, prefix) = ("g".into(), unique("contract"));
+    check(&Fixture { provider, instance, prefix, path: secret_id, known_wrong: vec![] }).await;
 }
 
 async fn on_server(variable: &str, known_wrong: Vec<(&'static str, &'static str)>) {

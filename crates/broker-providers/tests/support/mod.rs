@@ -36,6 +36,35 @@ pub fn aws(endpoint: &str) -> InstanceSettings {
     }
 }
 
+/// Returns an instance of Google Cloud's Secret Manager at `endpoint`, for a server that asks for no sign-in.
+pub fn gcp(endpoint: &str) -> InstanceSettings {
+    InstanceSettings { auth: Some("anonymous".to_owned()), ..gcp_signed_in(endpoint) }
+}
+
+/// Returns an instance of Google Cloud's Secret Manager at `endpoint`, for a server that asks for a sign-in.
+pub fn gcp_signed_in(endpoint: &str) -> InstanceSettings {
+    InstanceSettings {
+        project: Some("shop-dev".to_owned()),
+        endpoint: Some(endpoint.to_owned()),
+        ..InstanceSettings::of_kind("gcp-secret-manager")
+    }
+}
+
+/// Returns the text of a file of credentials as `gcloud auth application-default login` writes it.
+pub fn gcp_user_file(refresh_token: &str) -> String {
+    serde_json::json!({
+        "type": "authorized_user", "client_id": "client", "client_secret": "client-secret",
+        "refresh_token": refresh_token, "universe_domain": "googleapis.com",
+    })
+    .to_string()
+}
+
+/// Turns a name into a secret's id of Google Cloud: what is neither letter, digit nor `-` becomes `_` and its number.
+pub fn secret_id(name: &str) -> String {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    name.bytes().map(|b| if fits(b) { char::from(b).to_string() } else { format!("_{b:02x}") }).collect()
+}
+
 /// Returns the sign-in of these variables.
 pub fn signed_in(variables: &[(&str, &str)]) -> SignIn {
     SignIn::new(variables.iter().map(|(name, value)| ((*name).to_owned(), SecretValue::from((*value).to_owned()))))
