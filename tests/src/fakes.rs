@@ -7,4 +7,3 @@ pub mod aws_sso;
 pub mod azure;
 pub mod gcp;
 pub mod vault;
-pub mod gcp;
