@@ -79,6 +79,16 @@ impl Aws {
         assert_eq!(status, 200, "{address} refused {name}: {answer}");
     }
 
+    /// Stores a text as a new secure parameter in the server at an address.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn put_parameter_at(address: &str, name: &str, value: &str) {
+        let body = json!({"Name": name, "Value": value, "Type": "SecureString"});
+        let (status, answer) = Self::call_at(address, &Self::Moto.root(), "ssm", "AmazonSSM.PutParameter", &body);
+        assert_eq!(status, 200, "{address} refused {name}: {answer}");
+    }
+
     /// Makes a call of Secrets Manager as root and returns the answer.
     ///
     /// # Panics

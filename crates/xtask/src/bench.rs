@@ -5,6 +5,7 @@
 
 mod cold;
 mod grants;
+mod managers;
 mod memory;
 mod stopwatch;
 mod warm;
@@ -19,7 +20,7 @@ use crate::failure::{Failure, at};
 use crate::{build, report};
 
 /// What can be measured, in the order of the table.
-const PARTS: [&str; 5] = ["warm", "cold", "parallel", "memory", "grants"];
+const PARTS: [&str; 6] = ["warm", "cold", "managers", "parallel", "memory", "grants"];
 
 /// Measures the named parts, or all.
 pub(crate) fn run(parts: &[&str]) -> Result<(), Failure> {
@@ -41,6 +42,7 @@ pub(crate) fn run(parts: &[&str]) -> Result<(), Failure> {
         let figures: Value = match *part {
             "warm" => warm::measure(&bin)?,
             "cold" => cold::measure(&bin)?,
+            "managers" => managers::measure(&bin)?,
             "parallel" => cold::measure_parallel(&bin)?,
             "memory" => memory::measure(&bin)?,
             _ => grants::measure(&bin)?,
