@@ -189,7 +189,9 @@ fn gcp() -> Manager {
     let server = FakeGcp::start();
     server.allow_anonymous();
     server.add_project("shop", "1234567890");
-    (0..MANY).for_each(|n| drop(server.put(&format!("projects/shop/secrets/S{n}"), value(n).as_bytes())));
+    for n in 0..MANY {
+        server.put(&format!("projects/shop/secrets/S{n}"), value(n).as_bytes());
+    }
     let proxy = Proxy::new(&server.address());
     Manager {
         kind: "gcp-secret-manager",
