@@ -7,6 +7,8 @@
 
 #[path = "faults/aws.rs"]
 mod aws;
+#[path = "faults/gcp.rs"]
+mod gcp;
 #[path = "faults/matrix.rs"]
 mod matrix;
 mod support;
@@ -14,4 +16,9 @@ mod support;
 #[tokio::test(flavor = "multi_thread")]
 async fn aws_secrets_manager_on_moto() {
     matrix::check(aws::on_moto).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_secret_manager_on_a_fake() {
+    matrix::check(gcp::on_a_fake).await;
 }
