@@ -8,6 +8,15 @@ mod aws_http;
 mod aws_profile;
 mod aws_sign_in;
 pub mod aws_sm;
+mod azure_answer;
+mod azure_az;
+pub mod azure_kv;
+mod azure_login;
+mod azure_place;
+mod azure_sign_in;
+mod azure_text;
+mod azure_token;
+mod azure_versions;
 pub mod cached;
 mod clock;
 #[cfg(feature = "contract")]

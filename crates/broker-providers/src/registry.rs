@@ -23,7 +23,7 @@ use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
 use crate::rest::Pool;
 use crate::sign_ins::{SignInWay, SignIns};
-use crate::{aws_profile, aws_sm, gcp_sm};
+use crate::{aws_profile, aws_sm, azure_kv, gcp_sm};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -97,6 +97,20 @@ pub const KINDS: &[Kind] = &[
         cached: true,
         open: gcp_sm::open,
         login: no_login,
+    },
+    Kind {
+        kind: "azure-key-vault",
+        scheme: Some("azure-kv"),
+        title: "Azure Key Vault",
+        in_manifest: true,
+        keys: with_timing!["address", "tenant", "client-id", "auth", "authority"],
+        sign_in_env: azure_kv::SIGN_IN_ENV,
+        bootstrap_env: azure_kv::BOOTSTRAP_ENV,
+        sign_in_files: azure_kv::stamp,
+        capabilities: azure_kv::CAPABILITIES,
+        cached: true,
+        open: azure_kv::open,
+        login: azure_kv::login,
     },
     Kind {
         kind: "local",

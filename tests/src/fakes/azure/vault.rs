@@ -21,6 +21,33 @@ struct Refusal(u16, &'static str, String, Option<&'static str>);
 
 /// Answers one request.
 pub(super) fn answer(world: &World, request: &Message) -> Message {
+    let mut answer = decide(world, request);
+    answer.headers.push(("Date".to_owned(), date(world.now())));
+    answer
+}
+
+/// Writes a time as HTTP does (RFC 9110 section 5.6.7).
+fn date(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let (mut year, mut left) = (1970, days);
+    while left >= 365 + u64::from(is_leap(year)) {
+        left -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while left >= lengths[month] {
+        left -= lengths[month];
+        month += 1;
+    }
+    let name = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"][month];
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{weekday}, {:02} {name} {year} {hour:02}:{minute:02}:{second:02} GMT", left + 1)
+}
+
+fn decide(world: &World, request: &Message) -> Message {
     match admit(world, request) {
         Err(refusal) => refusal,
         Ok(token) => match serve(world, request, &token) {
@@ -345,4 +372,16 @@ fn page(request: &Message, base: &str, path: &str, all: Vec<Value>) -> Result<Me
         .then(|| format!("{base}{port}{path}?api-version={version}&$skiptoken=at-{}&maxresults={most}", from + most));
     let value: Vec<_> = rest.into_iter().take(most).collect();
     Ok(Message::json(200, &json!({ "value": value, "nextLink": next })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn a_date_is_written_as_http_does() {
+        assert_eq!(date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(date(1_709_164_800), "Thu, 29 Feb 2024 00:00:00 GMT");
+        assert_eq!(date(1_798_761_599), "Thu, 31 Dec 2026 23:59:59 GMT");
+    }
 }
