@@ -209,7 +209,7 @@ async fn a_write_makes_a_new_current_version(fixture: &Fixture) {
     let reference = fixture.reference("secret");
     let first = fixture.put(&reference, b"one").await;
     let second = fixture.put(&reference, b"two").await;
-    assert_ne!(first, second);
+    assert!(first.is_none() || first != second, "a manager without versions has no ids");
     let current = fixture.one(&reference).await.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((current.value.expose(), current.version), (b"two".as_slice(), second));
     if let Some(first) = first.filter(|_| fixture.provider.capabilities().versions) {
@@ -253,6 +253,9 @@ async fn an_unknown_version_is_not_found(fixture: &Fixture) {
 }
 
 async fn a_listing_is_exact_and_ordered(fixture: &Fixture) {
+    if !fixture.provider.capabilities().list {
+        return;
+    }
     for name in ["list/b", "list/a", "list/a/deep", "list-other", "List/c"] {
         fixture.put(&fixture.reference(name), b"x").await;
     }
@@ -275,7 +278,8 @@ async fn a_deleted_secret_is_not_found(fixture: &Fixture) {
     fixture.put(&reference, b"one").await;
     fixture.put(&reference, b"two").await;
     fixture.provider.delete(&reference, deadline()).await.unwrap_or_else(|error| panic!("{error}"));
-    for version in [Version::Current, Version::Previous] {
+    let previous = fixture.provider.capabilities().previous.then_some(Version::Previous);
+    for version in std::iter::once(Version::Current).chain(previous) {
         let gone = SecretRef { version, ..reference.clone() };
         assert_eq!(fixture.one(&gone).await.expect_err("it was deleted").kind, ErrorKind::NotFound);
     }

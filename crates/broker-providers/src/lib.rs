@@ -34,6 +34,8 @@ mod gcp_sign_in;
 pub mod gcp_sm;
 mod gcp_token;
 mod gcp_wire;
+mod keyring;
+mod keyring_store;
 pub mod local;
 mod local_crypto;
 mod local_db;

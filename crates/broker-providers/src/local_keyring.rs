@@ -19,7 +19,7 @@ use crate::local_crypto::{Key, random};
 use crate::words::safe;
 
 /// The service under which our keys stand.
-const SERVICE: &str = "broker";
+const SERVICE: &str = crate::keyring_store::OWN_SERVICE;
 /// How long a working keyring may take; without a bus the answer is immediate.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -143,7 +143,7 @@ async fn on_own_thread<T: Send + 'static>(
 }
 
 /// Tells whether a session bus can exist: its address is given, or its socket stands at the usual place.
-fn has_bus() -> bool {
+pub(crate) fn has_bus() -> bool {
     let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     named("DBUS_SESSION_BUS_ADDRESS").is_some()
         || named("XDG_RUNTIME_DIR").is_some_and(|dir| Path::new(&dir).join("bus").exists())

@@ -1,4 +1,5 @@
-//! A session bus with an unlocked keyring, for the tests of the embedded store's key in the keyring of the system.
+//! A session bus with an unlocked keyring, for the tests of the embedded store's key in the keyring of the system, and the
+//! programs that the tests of the keyring as a provider start for themselves.
 //!
 //! Both are of this run alone: their data lies in a directory that goes away, and they end with it.
 
@@ -13,7 +14,13 @@ use crate::failure::{Failure, at};
 use crate::report;
 
 /// The programs that are needed and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 2] = [("dbus-run-session", "dbus"), ("gnome-keyring-daemon", "gnome-keyring")];
+const NEEDED: [(&str, &str); 5] = [
+    ("dbus-run-session", "dbus"),
+    ("dbus-send", "dbus-bin"),
+    ("gnome-keyring-daemon", "gnome-keyring"),
+    ("secret-tool", "libsecret-tools"),
+    ("keyctl", "keyutils"),
+];
 
 /// Unlocks the keyring and becomes what follows. The keyring ends with its bus, and the bus with what it was started for.
 const SCRIPT: &str = "printf test | gnome-keyring-daemon --unlock --components=secrets >/dev/null && exec \"$@\"";

@@ -39,8 +39,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<(), Failure> {
     let keyring = Keyring::find()?;
     if let Some(keyring) = &keyring {
         let mut tests =
-            cargo(["test", "--package", "broker-providers", "--features", "system-keyring", "--test", "keyring"]);
-        tests.args(filter);
+            cargo(["test", "--package", "broker-providers", "--features", "system-keyring", "--no-fail-fast"]);
+        tests.args(["--test", "keyring", "--test", "os_keyring"]).args(filter);
         runs.push(watched(keyring.around(&tests))?);
     }
     report::heading("closing lines");
