@@ -266,7 +266,6 @@ async fn a_locked_keyring_says_so_and_nothing_goes_elsewhere() {
         let error = failure(&*provider, "keyring://shop/a", Duration::from_secs(5)).await;
         assert!(matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::Unavailable), "{error}");
         assert!(error.hint.as_deref().unwrap_or_default().contains("unlock"), "{error:?}");
-        eprintln!("locked: {error}");
         let error = provider.put(&reference("keyring://shop/b"), text("2"), soon()).await.unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Unauthenticated | ErrorKind::Unavailable), "{error}");
     }
@@ -325,7 +324,6 @@ async fn a_keyring_that_was_killed_is_told_within_the_deadline() {
     drop(daemon);
     // The bus may start another one, which is locked then.
     for error in [waiting.await.unwrap(), failure(&*provider, "keyring://shop/a", Duration::from_secs(8)).await] {
-        eprintln!("killed: {error}");
         assert!(matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Unauthenticated), "{error}");
     }
 }
