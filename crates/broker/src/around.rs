@@ -22,7 +22,13 @@ const IN_HOME: &[(&str, Option<&str>, &str)] = &[
         "sign in for a session: gcloud auth application-default revoke",
     ),
     (".config/gcloud/legacy_credentials", None, "revoke what is not needed: gcloud auth list"),
-    (".vault-token", None, "let it end: vault token revoke -self"),
+    (".config/gcloud/credentials.db", None, "revoke what is not needed: gcloud auth list"),
+    (".aws/sso/cache", None, "end the session: aws sso logout; `broker login` leaves nothing on disk"),
+    (".aws/cli/cache", None, "remove it: these are credentials of roles"),
+    (".vault-token", None, "let it end: vault token revoke -self; `broker login` leaves nothing on disk"),
+    (".azure/msal_token_cache.json", None, "end the session: az logout; `broker login` leaves nothing on disk"),
+    (".azure/msal_token_cache.bin", None, "end the session: az logout; `broker login` leaves nothing on disk"),
+    (".azure/accessTokens.json", None, "end the session: az logout; `broker login` leaves nothing on disk"),
     (".netrc", Some("password"), "keep the password in a secret manager"),
     (".npmrc", Some("_authToken"), "write `${NPM_TOKEN}` there and list NPM_TOKEN as a secret"),
     (".pypirc", Some("password"), "list the token as a secret: TWINE_PASSWORD"),
@@ -84,6 +90,8 @@ mod tests {
         };
         write("home/.aws/credentials", "[default]\naws_secret_access_key = x\n");
         write("home/.npmrc", "registry=https://example.org\n");
+        write("home/.aws/sso/cache/0123.json", "{}");
+        write("home/.azure/msal_token_cache.json", "{}");
         write("project/.env", "A=b");
         write("project/.env.production", "A=b");
         write("project/.env.example", "A=");
@@ -91,6 +99,12 @@ mod tests {
         let found = look(Some(&dir.path().join("home")), Some(&dir.path().join("project")));
         let names: Vec<_> =
             found.iter().map(|around| around.path.strip_prefix(dir.path()).unwrap().display().to_string()).collect();
-        assert_eq!(names, ["home/.aws/credentials", "project/.env", "project/.env.production"]);
+        assert_eq!(names, [
+            "home/.aws/credentials",
+            "home/.aws/sso/cache",
+            "home/.azure/msal_token_cache.json",
+            "project/.env",
+            "project/.env.production",
+        ]);
     }
 }
