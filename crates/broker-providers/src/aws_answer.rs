@@ -14,6 +14,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use tokio::time::Instant;
 
 use crate::aws_http::MAX_ANSWER;
+use crate::aws_login::PortalFault;
 use crate::fault::{self, Fault};
 use crate::provider::ErrorKind;
 use crate::words::chain;
@@ -95,9 +96,9 @@ fn unreadable(status: u16, error: &(dyn Error + 'static)) -> Fault {
 
 fn kind_of(code: &str, message: &str, status: u16, action: Action) -> ErrorKind {
     match code {
-        "ResourceNotFoundException" => ErrorKind::NotFound,
+        "ResourceNotFoundException" | "ParameterNotFound" | "ParameterVersionNotFound" => ErrorKind::NotFound,
         "AccessDeniedException" | "AccessDenied" | "UnauthorizedOperation" | "NotAuthorized" => ErrorKind::Denied,
-        "DecryptionFailure" | "EncryptionFailure" | "KMSAccessDeniedException" => ErrorKind::Denied,
+        "DecryptionFailure" | "EncryptionFailure" | "KMSAccessDeniedException" | "InvalidKeyId" => ErrorKind::Denied,
         "ExpiredToken"
         | "ExpiredTokenException"
         | "RequestExpired"
@@ -118,6 +119,7 @@ fn kind_of(code: &str, message: &str, status: u16, action: Action) -> ErrorKind 
         _ if code.contains("Throttl")
             || code.contains("TooManyRequests")
             || code == "RequestLimitExceeded"
+            || code == "TooManyUpdates"
             || code == "SlowDown" =>
         {
             ErrorKind::Throttled
@@ -144,7 +146,11 @@ pub(crate) fn is_deleted(message: &str) -> bool {
         || message.contains("scheduled for deletion")
 }
 
-fn sign_in_fault(error: &CredentialsError) -> Fault {
+/// Says why nobody could be signed in as.
+pub(crate) fn sign_in_fault(error: &CredentialsError) -> Fault {
+    if let Some(PortalFault(fault)) = find::<PortalFault>(error) {
+        return fault.clone();
+    }
     let sts = find::<SdkError<AssumeRoleError, HttpResponse>>(error).map(|e| (e.code(), e.message(), is_network(e)));
     let sts = sts.or_else(|| {
         find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error)
@@ -199,6 +205,10 @@ mod tests {
             ("ResourceNotFoundException", "", 400, ErrorKind::NotFound),
             ("AccessDeniedException", "", 400, ErrorKind::Denied),
             ("AccessDeniedException", "", 403, ErrorKind::Denied),
+            ("ParameterNotFound", "", 400, ErrorKind::NotFound),
+            ("ParameterVersionNotFound", "", 400, ErrorKind::NotFound),
+            ("InvalidKeyId", "", 400, ErrorKind::Denied),
+            ("TooManyUpdates", "", 400, ErrorKind::Throttled),
             ("DecryptionFailure", "", 400, ErrorKind::Denied),
             ("ExpiredTokenException", "", 403, ErrorKind::Unauthenticated),
             ("UnrecognizedClientException", "", 400, ErrorKind::Unauthenticated),

@@ -12,10 +12,14 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+use aws_runtime::env_config::section::EnvConfigSections;
+use aws_types::os_shim_internal::{Env, Fs};
 use broker_core::sign_in::SignIn;
+use futures_util::FutureExt as _;
 use rustix::fs::OFlags;
 
 use crate::file_stamp::{FileStamp, FilesStamp};
+use crate::words::chain;
 
 /// Largest profile or token file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -39,6 +43,9 @@ pub(crate) enum ProfileError {
         /// Why.
         source: io::Error,
     },
+    /// It makes no sense.
+    #[error("the AWS configuration cannot be read: {0}")]
+    Parse(String),
     /// A variable that is relative to a directory that is not ours.
     #[error("`{0}` must be an absolute path")]
     Relative(&'static str),
@@ -60,7 +67,7 @@ pub(crate) fn stamp(sign_in: &SignIn) -> FilesStamp {
 }
 
 /// Reads the files that apply. A missing one is empty, as for the AWS CLI. Blocks.
-pub(crate) fn read(sign_in: &SignIn) -> Result<EnvConfigFiles, ProfileError> {
+fn read(sign_in: &SignIn) -> Result<EnvConfigFiles, ProfileError> {
     let mut files = EnvConfigFiles::builder();
     for (kind, variable, name) in FILES {
         let Some((path, is_named)) = place(sign_in, variable, name)? else { continue };
@@ -75,6 +82,19 @@ pub(crate) fn read(sign_in: &SignIn) -> Result<EnvConfigFiles, ProfileError> {
         files = files.with_contents(kind, text);
     }
     Ok(files.build())
+}
+
+/// Reads and parses the files that apply. What the environment of the process says does not count. Blocks.
+pub(crate) fn profiles(sign_in: &SignIn) -> Result<EnvConfigSections, ProfileError> {
+    parse(&read(sign_in)?)
+}
+
+pub(crate) fn parse(files: &EnvConfigFiles) -> Result<EnvConfigSections, ProfileError> {
+    let (fs, env) = (Fs::from_slice(&[]), Env::from_slice(&[]));
+    // The texts are at hand, so there is nothing to wait for.
+    let parsed = aws_config::profile::load(&fs, &env, files, None).now_or_never();
+    let parsed = parsed.ok_or_else(|| ProfileError::Parse("it was not parsed at once".to_owned()))?;
+    parsed.map_err(|error| ProfileError::Parse(chain(&error)))
 }
 
 /// Returns where a file is, and whether a variable says so.

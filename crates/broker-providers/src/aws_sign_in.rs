@@ -1,16 +1,19 @@
 //! The standard credential chain of AWS, with the caller's variables in place of our own.
 //!
 //! `aws_config`'s loader reads the environment of its own process, which here is the daemon's and belongs to nobody. So
-//! the chain is put together from its public parts, in the order of the SDKs: keys in variables, the profile (static
-//! keys, SSO, `credential_process`, role chains), a web identity, the instance's metadata service. The instance's own
-//! `profile` comes first and alone. Source: "Standardized credential providers", AWS SDKs and Tools Reference Guide.
-//! Container credentials are left out: their variables carry an address, and addresses never travel.
+//! the chain is put together from its parts, in the order of the SDKs: keys in variables, the profile (static keys, a
+//! sign-in to IAM Identity Center, `credential_process`, role chains), a web identity, the instance's metadata service.
+//! The instance's own `session` or `profile` comes first and alone; then its `assume-role`s, one from the other. Source:
+//! "Standardized credential providers", AWS SDKs and Tools Reference Guide. Container credentials are left out: their
+//! variables carry an address, and addresses never travel.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aws_config::credential_process::CredentialProcessProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
-use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
@@ -19,14 +22,22 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
-use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_runtime::env_config::section::EnvConfigSections;
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use broker_core::instance::InstanceSettings;
+use broker_core::instance::Words;
 use broker_core::sign_in::SignIn;
 
+use crate::aws_keys::Kept;
+use crate::aws_login::{AwsLogin, PortalFault, PortalKeys};
 use crate::aws_profile::{self, ProfileError};
+use crate::aws_profile_walk::{Base, Portal, Role, SsoProfile, Walk, WalkError, portal, sso_role, walk};
+use crate::aws_sso::AwsSso;
+use crate::fault::Fault;
 use crate::file_stamp::FilesStamp;
+use crate::registry::Opening;
+use crate::rest::Rest;
+use crate::sign_ins::SignIns;
 
 /// The caller's variables that are read.
 pub(crate) const SIGN_IN_ENV: &[&str] = &[
@@ -78,13 +89,21 @@ pub(crate) struct SignInPlan {
     sign_in: SignIn,
     profile: Option<String>,
     region: Option<String>,
-    assume_role: Option<String>,
+    session: Option<String>,
+    roles: Vec<Role>,
     endpoint_sts: Option<String>,
+    endpoint_sso: Option<String>,
+    /// Whether the addresses are the services' own or stand in configuration: what the caller has on disk may go there.
+    is_trusted: bool,
     http: SharedHttpClient,
+    rest: Result<Rest, Fault>,
+    sign_ins: Arc<SignIns>,
+    /// Whether a person can sign in with us, as far as is known.
+    has_login: AtomicBool,
 }
 
 /// A region, and who signs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SignedIn {
     pub(crate) region: Region,
     pub(crate) credentials: SharedCredentialsProvider,
@@ -99,17 +118,37 @@ pub(crate) enum SignInError {
     /// A profile file does not count.
     #[error(transparent)]
     Profile(#[from] ProfileError),
+    /// A profile leads nowhere.
+    #[error("{}", crate::words::safe(&.0.to_string()))]
+    Walk(#[from] WalkError),
+    /// A token of the caller would go to an address that a manifest names.
+    #[error("the web identity of the caller is not shown to an address that a manifest names")]
+    Elsewhere,
 }
 
 impl SignInPlan {
-    pub(crate) fn new(settings: &InstanceSettings, sign_in: SignIn, http: SharedHttpClient) -> Self {
+    pub(crate) fn new(opening: &Opening<'_>) -> Self {
+        let settings = opening.settings;
+        let names = settings.assume_role.as_ref().map(Words::as_slice).unwrap_or_default();
+        let role = |(at, arn): (usize, &String)| Role {
+            arn: arn.clone(),
+            // The owner of the last role asks for it; those before are one's own.
+            external_id: settings.external_id.clone().filter(|_| at + 1 == names.len()),
+            session_name: None,
+        };
         Self {
-            sign_in,
+            sign_in: opening.sign_in.clone(),
             profile: settings.profile.clone(),
             region: settings.region.clone(),
-            assume_role: settings.assume_role.as_ref().and_then(|roles| roles.as_slice().last().cloned()),
+            session: settings.session.clone(),
+            roles: names.iter().enumerate().map(role).collect(),
             endpoint_sts: settings.endpoint_sts.clone().or_else(|| settings.endpoint.clone()),
-            http,
+            endpoint_sso: settings.endpoint_sso.clone().or_else(|| settings.endpoint.clone()),
+            is_trusted: opening.fixed,
+            http: opening.shared.transport.client(),
+            rest: opening.shared.http.counting(Arc::default()),
+            sign_ins: Arc::clone(&opening.shared.sign_ins),
+            has_login: AtomicBool::new(settings.session.is_some()),
         }
     }
 
@@ -118,18 +157,47 @@ impl SignInPlan {
         self.profile.as_deref().or_else(|| self.sign_in.text("AWS_PROFILE")).unwrap_or("default")
     }
 
+    /// Tells whether `broker login` can help, as far as is known.
+    pub(crate) fn has_login(&self) -> bool {
+        self.has_login.load(Ordering::Relaxed)
+    }
+
     /// Tells the state of the files that signing in reads, to notice that one was edited.
     pub(crate) fn files_stamp(&self) -> FilesStamp {
         aws_profile::stamp(&self.sign_in)
     }
 
-    /// Puts the chain together. Reads the profile files for the region; asks nobody.
-    pub(crate) async fn prepare(&self) -> Result<SignedIn, SignInError> {
+    /// Returns the way for a person to sign in, if the instance or its profile names a portal. Reads the profile files
+    /// and blocks for it.
+    pub(crate) fn login(&self) -> Result<Option<AwsLogin>, SignInError> {
+        let profiles = aws_profile::profiles(&self.sign_in)?;
+        let portal = match &self.session {
+            Some(session) => Some(portal(&profiles, session)?),
+            None => match walk(&profiles, self.profile_name(), false)?.map(|walk| walk.base) {
+                Some(Base::Sso(sso)) => Some(sso.portal),
+                _ => None,
+            },
+        };
+        Ok(portal.and_then(|portal| self.login_to(portal).ok()))
+    }
+
+    fn login_to(&self, portal: Portal) -> Result<AwsLogin, Fault> {
+        let (rest, endpoint) = (self.rest.clone()?, self.endpoint_sso.clone());
+        Ok(AwsLogin { sso: AwsSso { rest, portal, endpoint } })
+    }
+
+    /// Reads the profile files that apply. Blocks elsewhere.
+    async fn profiles(&self) -> Result<EnvConfigSections, SignInError> {
         let sign_in = self.sign_in.clone();
-        let read = tokio::task::spawn_blocking(move || aws_profile::read(&sign_in)).await;
-        // Reading files does not panic; if it did, there would be no files.
-        let files = read.unwrap_or_else(|_| Ok(EnvConfigFiles::builder().build()))?;
-        let region = self.region(&files).await.ok_or(SignInError::NoRegion)?;
+        let read = tokio::task::spawn_blocking(move || aws_profile::profiles(&sign_in)).await;
+        // Reading files does not panic; if it did, there would be no profiles.
+        Ok(read.unwrap_or_else(|_| Ok(EnvConfigSections::default()))?)
+    }
+
+    /// Puts the chain together. Reads the profile files; asks nobody.
+    pub(crate) async fn prepare(&self) -> Result<SignedIn, SignInError> {
+        let profiles = self.profiles().await?;
+        let region = self.region(&profiles).ok_or(SignInError::NoRegion)?;
         let config = ProviderConfig::without_region()
             .with_region(Some(region.clone()))
             .with_behavior_version(Some(BehaviorVersion::latest()))
@@ -137,24 +205,73 @@ impl SignInPlan {
             .with_retry_config(RetryConfig::standard().with_max_attempts(2))
             .with_timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(3)).build());
         let sts = self.sts_config(&region);
-        let chain = SharedCredentialsProvider::new(Chain {
-            keys: self.keys().filter(|_| self.profile.is_none()),
-            profile: self.profile_provider(&config, files),
-            only_profile: self.profile.is_some(),
-            web_identity: self.web_identity(&sts),
-            metadata: self.metadata(&config),
-        });
-        let credentials = match &self.assume_role {
-            None => chain,
-            Some(role) => SharedCredentialsProvider::new(
-                AssumeRoleProvider::builder(role)
-                    .session_name(SESSION_NAME)
-                    .configure(&sts)
-                    .build_from_provider(chain)
-                    .await,
-            ),
-        };
+        let (mut credentials, mut roles) = self.source(&profiles, &config, &sts)?;
+        credentials = Kept::around(credentials);
+        roles.extend(self.roles.iter().cloned());
+        for role in roles {
+            let mut assumed = AssumeRoleProvider::builder(&role.arn)
+                .session_name(role.session_name.as_deref().unwrap_or(SESSION_NAME))
+                .configure(&sts);
+            if let Some(external_id) = &role.external_id {
+                assumed = assumed.external_id(external_id);
+            }
+            let assumed = assumed.build_from_provider(credentials).await;
+            credentials = Kept::around(SharedCredentialsProvider::new(assumed));
+        }
         Ok(SignedIn { region, credentials })
+    }
+
+    /// Returns who is signed in first, and the roles that the profile assumes from there.
+    fn source(
+        &self,
+        profiles: &EnvConfigSections,
+        config: &ProviderConfig,
+        sts: &SdkConfig,
+    ) -> Result<(SharedCredentialsProvider, Vec<Role>), SignInError> {
+        if let Some(session) = &self.session {
+            let role = profiles.get_profile(self.profile_name()).and_then(sso_role);
+            let sso = SsoProfile { portal: portal(profiles, session)?, role };
+            return Ok((self.portal_keys(sso), Vec::new()));
+        }
+        if let Some(keys) = self.keys().filter(|_| self.profile.is_none()) {
+            return Ok((SharedCredentialsProvider::new(keys), Vec::new()));
+        }
+        let is_named = self.profile.is_some() || self.sign_in.text("AWS_PROFILE").is_some();
+        let walked = walk(profiles, self.profile_name(), is_named)?;
+        let Some(Walk { base, roles }) = walked else {
+            let rest = Machine { web_identity: None, metadata: None };
+            let rest = if self.profile.is_some() {
+                rest
+            } else {
+                Machine { web_identity: self.web_identity(sts)?, metadata: self.metadata(config) }
+            };
+            return Ok((SharedCredentialsProvider::new(rest), Vec::new()));
+        };
+        let source = match base {
+            Base::Keys(keys) => SharedCredentialsProvider::new(keys),
+            Base::Environment => SharedCredentialsProvider::new(Keys(self.keys())),
+            Base::Metadata => SharedCredentialsProvider::new(Metadata(self.metadata(config))),
+            Base::Sso(sso) => self.portal_keys(sso),
+            Base::Process(command) => SharedCredentialsProvider::new(CredentialProcessProvider::new(command)),
+            Base::WebIdentity { role, token_file, session } => {
+                let identity = self.web_identity_of(sts, role, PathBuf::from(token_file), session)?;
+                SharedCredentialsProvider::new(Machine { web_identity: Some(identity), metadata: None })
+            }
+        };
+        Ok((source, roles))
+    }
+
+    fn portal_keys(&self, sso: SsoProfile) -> SharedCredentialsProvider {
+        self.has_login.store(true, Ordering::Relaxed);
+        match self.login_to(sso.portal) {
+            Ok(login) => SharedCredentialsProvider::new(PortalKeys {
+                cli: login.sso.endpoint.is_none() || self.is_trusted,
+                login,
+                sign_ins: Arc::clone(&self.sign_ins),
+                role: sso.role,
+            }),
+            Err(fault) => SharedCredentialsProvider::new(Nobody(fault)),
+        }
     }
 
     /// Returns the configuration of our own requests to STS.
@@ -169,23 +286,14 @@ impl SignInPlan {
         config.build()
     }
 
-    async fn region(&self, files: &EnvConfigFiles) -> Option<Region> {
+    fn region(&self, profiles: &EnvConfigSections) -> Option<Region> {
         let named = self
             .region
             .as_deref()
             .or_else(|| self.sign_in.text("AWS_REGION"))
-            .or_else(|| self.sign_in.text("AWS_DEFAULT_REGION"));
-        if let Some(region) = named {
-            return Some(Region::new(region.to_owned()));
-        }
-        use aws_config::meta::region::ProvideRegion as _;
-        aws_config::profile::ProfileFileRegionProvider::builder()
-            .configure(&ProviderConfig::without_region())
-            .profile_files(files.clone())
-            .profile_name(self.profile_name())
-            .build()
-            .region()
-            .await
+            .or_else(|| self.sign_in.text("AWS_DEFAULT_REGION"))
+            .or_else(|| profiles.get_profile(self.profile_name())?.get("region"));
+        named.map(|region| Region::new(region.to_owned()))
     }
 
     /// Returns the keys in variables, if both are there.
@@ -199,23 +307,28 @@ impl SignInPlan {
         ))
     }
 
-    fn profile_provider(&self, config: &ProviderConfig, files: EnvConfigFiles) -> ProfileFileCredentialsProvider {
-        ProfileFileCredentialsProvider::builder()
-            .configure(config)
-            .profile_files(files)
-            .profile_name(self.profile_name())
-            // The sources of the SDK would read the environment of the daemon.
-            .with_custom_provider("Environment", Keys(self.keys()))
-            .with_custom_provider("EcsContainer", Keys(None))
-            .with_custom_provider("Ec2InstanceMetadata", Metadata(self.metadata(config)))
-            .build()
+    fn web_identity(&self, sts: &SdkConfig) -> Result<Option<WebIdentity>, SignInError> {
+        let (Some(role), Some(file)) =
+            (self.sign_in.text("AWS_ROLE_ARN"), self.sign_in.text("AWS_WEB_IDENTITY_TOKEN_FILE"))
+        else {
+            return Ok(None);
+        };
+        let session = self.sign_in.text("AWS_ROLE_SESSION_NAME").map(str::to_owned);
+        self.web_identity_of(sts, role.to_owned(), PathBuf::from(file), session).map(Some)
     }
 
-    fn web_identity(&self, sts: &SdkConfig) -> Option<WebIdentity> {
-        let role = self.sign_in.text("AWS_ROLE_ARN")?.to_owned();
-        let token_file = PathBuf::from(self.sign_in.text("AWS_WEB_IDENTITY_TOKEN_FILE")?);
-        let session = self.sign_in.text("AWS_ROLE_SESSION_NAME").unwrap_or(SESSION_NAME).to_owned();
-        Some(WebIdentity { role, token_file, session, sts: aws_sdk_sts::Client::new(sts) })
+    fn web_identity_of(
+        &self,
+        sts: &SdkConfig,
+        role: String,
+        token_file: PathBuf,
+        session: Option<String>,
+    ) -> Result<WebIdentity, SignInError> {
+        if self.endpoint_sts.is_some() && !self.is_trusted {
+            return Err(SignInError::Elsewhere);
+        }
+        let session = session.unwrap_or_else(|| SESSION_NAME.to_owned());
+        Ok(WebIdentity { role, token_file, session, sts: aws_sdk_sts::Client::new(sts) })
     }
 
     fn metadata(&self, config: &ProviderConfig) -> Option<ImdsCredentialsProvider> {
@@ -239,38 +352,42 @@ impl SignInPlan {
 /// The session name in AWS's own records.
 const SESSION_NAME: &str = "broker";
 
+/// What is tried where no profile says anything: a web identity, then the metadata service.
 #[derive(Debug)]
-struct Chain {
-    keys: Option<Credentials>,
-    profile: ProfileFileCredentialsProvider,
-    only_profile: bool,
+struct Machine {
     web_identity: Option<WebIdentity>,
     metadata: Option<ImdsCredentialsProvider>,
 }
 
-impl Chain {
+impl Machine {
     async fn credentials(&self) -> provider::Result {
-        if let Some(keys) = &self.keys {
-            return Ok(keys.clone());
+        // A source that is set up and fails is the answer.
+        match &self.web_identity {
+            Some(web_identity) => web_identity.credentials().await,
+            None => Metadata::ask(self.metadata.as_ref()).await,
         }
-        // A source that is not set up lets the next one try; one that is and fails is the answer.
-        match self.profile.provide_credentials().await {
-            Err(CredentialsError::CredentialsNotLoaded(_)) if !self.only_profile => {}
-            settled => return settled,
-        }
-        if let Some(web_identity) = &self.web_identity {
-            return web_identity.credentials().await;
-        }
-        Metadata::ask(self.metadata.as_ref()).await
     }
 }
 
-impl ProvideCredentials for Chain {
+impl ProvideCredentials for Machine {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
         future::ProvideCredentials::new(self.credentials())
+    }
+}
+
+/// Nobody, and why.
+#[derive(Debug)]
+struct Nobody(Fault);
+
+impl ProvideCredentials for Nobody {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(Err(CredentialsError::provider_error(PortalFault(self.0.clone()))))
     }
 }
 

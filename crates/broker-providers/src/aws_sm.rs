@@ -2,58 +2,60 @@
 //!
 //! Current values are fetched by `BatchGetSecretValue`, twenty to a call, the calls in parallel; other versions and what a
 //! batch cannot answer by `GetSecretValue`. The path of a reference is the secret's name or its ARN, whole or without the
-//! random suffix. Text and binary secrets are their bytes. Source: Secrets Manager API Reference, version 2017-10-17.
+//! random suffix; an ARN is asked for in its own region. Text and binary secrets are their bytes. Source: Secrets Manager
+//! API Reference, version 2017-10-17.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
-use aws_sdk_secretsmanager::config::{BehaviorVersion, StalledStreamProtectionConfig};
-use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
 use aws_sdk_secretsmanager::primitives::Blob;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use broker_core::instance::Words;
 use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::SecretValue;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::aws_answer::{Action, is_deleted, persist};
-use crate::aws_sign_in::SignInPlan;
-pub(crate) use crate::aws_sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
+use crate::aws_json::is_region;
+use crate::aws_session::AwsSession;
+use crate::aws_sign_in::SignedIn;
+use crate::aws_sm_fetch::{Asked, Found, no_answer, region_of};
+use crate::aws_sm_manage::PENDING;
 use crate::fault::Fault;
-use crate::file_stamp::FilesStamp;
 use crate::provider::{
     Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError,
-    unsupported,
 };
 use crate::registry::Opening;
 
 /// Most ids of one `BatchGetSecretValue`.
-const BATCH: usize = 20;
+pub(crate) const BATCH: usize = 20;
 /// Most reads of one instance at the same time: enough for 320 secrets at once, and far below AWS's quotas.
 const MAX_READS: usize = 16;
 /// Most pages that are followed; more is a server gone wrong.
-const MAX_PAGES: usize = 1000;
+pub(crate) const MAX_PAGES: usize = 1000;
 /// How long it is remembered that this identity may not batch.
 const NO_BATCH_FOR: Duration = Duration::from_secs(600);
+/// How long a region that was away is asked last.
+const AWAY_FOR: Duration = Duration::from_secs(30);
 
 /// What this provider can do.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     write: true,
     list: true,
-    tags: false,
-    describe: false,
+    tags: true,
+    describe: true,
     versions: true,
     previous: true,
-    pending: false,
+    pending: true,
     promote: true,
     batch: BATCH,
 };
@@ -61,187 +63,116 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
 /// Opens an instance. Signing in happens with its first request.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {
     let settings = opening.settings;
-    let transport = &opening.shared.transport;
     Ok(Arc::new(AwsSecretsManager {
-        instance: opening.instance.to_owned(),
+        session: AwsSession::new(opening),
+        replicas: settings.replicas.as_ref().map(Words::as_slice).unwrap_or_default().to_vec(),
         endpoint: settings.endpoint.clone(),
-        plan: SignInPlan::new(settings, opening.sign_in.clone(), transport.client()),
-        http: transport.counting(Arc::clone(&opening.calls)),
-        session: Mutex::default(),
-        no_batch_until: Mutex::default(),
+        http: opening.shared.transport.counting(Arc::clone(&opening.calls)),
+        held: Mutex::default(),
         reads: Semaphore::new(MAX_READS),
     }))
 }
 
-struct AwsSecretsManager {
-    instance: String,
+pub(crate) struct AwsSecretsManager {
+    session: AwsSession,
+    replicas: Vec<String>,
     endpoint: Option<String>,
-    plan: SignInPlan,
     http: SharedHttpClient,
-    session: Mutex<Option<Session>>,
-    no_batch_until: Mutex<Option<Instant>>,
-    reads: Semaphore,
+    held: Mutex<Held>,
+    pub(crate) reads: Semaphore,
 }
 
-/// A client that is signed in, or will be with its first request. Holds its credentials until they expire.
+/// What is known from earlier requests.
+#[derive(Default)]
+struct Held {
+    /// The clients by region, and the sign-in that they are of.
+    clients: Option<(Arc<SignedIn>, HashMap<String, Client>)>,
+    no_batch_until: Option<Instant>,
+    away_until: HashMap<String, Instant>,
+}
+
+/// Secrets Manager in one region.
 #[derive(Clone)]
-struct Session {
-    client: Client,
-    region: String,
-    /// The files of the sign-in as they were: a session of an edited file is no longer anybody's.
-    files: FilesStamp,
+pub(crate) struct Place {
+    pub(crate) client: Client,
 }
-
-/// The results of one fetch, by id as asked for.
-type Answers<'a> = HashMap<&'a str, Result<Fetched, Fault>>;
 
 impl AwsSecretsManager {
-    async fn session(&self) -> Result<Session, Fault> {
-        let files = self.plan.files_stamp();
-        if let Some(session) = self.held_session().clone().filter(|session| session.files == files) {
-            return Ok(session);
+    /// Returns the client for a region, with the credentials of `signed_in`.
+    pub(crate) fn place(&self, signed_in: &Arc<SignedIn>, region: &str) -> Place {
+        let mut held = self.held();
+        let is_same = held.clients.as_ref().is_some_and(|(before, _)| Arc::ptr_eq(before, signed_in));
+        if !is_same {
+            held.clients = None;
         }
-        let signed_in =
-            self.plan.prepare().await.map_err(|error| Fault::new(ErrorKind::Unauthenticated, error.to_string()))?;
+        let (_, clients) = held.clients.get_or_insert_with(|| (Arc::clone(signed_in), HashMap::new()));
+        let client = clients.entry(region.to_owned()).or_insert_with(|| self.client(signed_in, region)).clone();
+        Place { client }
+    }
+
+    fn client(&self, signed_in: &SignedIn, region: &str) -> Client {
         let mut config = aws_sdk_secretsmanager::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .region(signed_in.region.clone())
-            .credentials_provider(signed_in.credentials)
+            .region(Region::new(region.to_owned()))
+            .credentials_provider(signed_in.credentials.clone())
             .http_client(self.http.clone())
             // Repeating is ours: the deadline rules it and the last answer is kept.
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(3)).build())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
         config.set_endpoint_url(self.endpoint.clone());
-        let session =
-            Session { client: Client::from_conf(config.build()), region: signed_in.region.to_string(), files };
-        *self.held_session() = Some(session.clone());
-        Ok(session)
+        Client::from_conf(config.build())
     }
 
-    fn held_session(&self) -> std::sync::MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns where an id is asked for, when all is well.
+    async fn place_of(&self, id: &str, deadline: Instant) -> Result<Place, Fault> {
+        let (signed_in, _) = self.session.credentials(deadline).await?;
+        let region = region_of(id).filter(|region| is_region(region)).unwrap_or(signed_in.region.as_ref());
+        Ok(self.place(&signed_in, region))
     }
 
-    fn may_batch(&self) -> bool {
-        let until = self.no_batch_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_none_or(|until| Instant::now() >= until)
-    }
-
-    fn remember_no_batch(&self) {
-        *self.no_batch_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + NO_BATCH_FOR);
-    }
-
-    /// Fetches the current values of at most [`BATCH`] ids. Every id gets its own answer.
-    async fn batch<'a>(&self, session: &Session, ids: &[&'a str], deadline: Instant) -> Answers<'a> {
-        // One id needs no second permission.
-        if ids.len() < 2 || !self.may_batch() {
-            return self.singly(session, ids, deadline).await;
+    /// Returns the regions to ask for what belongs to `region`, in order. Those that were just away come last.
+    pub(crate) fn regions_for(&self, signed_in: &SignedIn, region: &str) -> Vec<String> {
+        let mut regions = vec![region.to_owned()];
+        if region == signed_in.region.as_ref() {
+            regions.extend(self.replicas.iter().filter(|replica| *replica != region).cloned());
         }
-        let mut answers = Answers::new();
-        let mut page = None;
-        for _ in 0..MAX_PAGES {
-            let owned: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
-            let sent = self.read(deadline, || {
-                let request = session.client.batch_get_secret_value();
-                request.set_secret_id_list(Some(owned.clone())).set_next_token(page.clone()).send()
-            });
-            let answer = match sent.await {
-                Ok(answer) => answer,
-                Err(fault) if fault.kind == ErrorKind::Denied => {
-                    // The action itself is refused: what a role may not read comes back entry by entry.
-                    self.remember_no_batch();
-                    break;
-                }
-                // One malformed id spoils the whole call, and a server may not know the action at all.
-                Err(fault) if fault.kind == ErrorKind::NotFound || fault.is("UnknownOperationException") => break,
-                Err(fault) => {
-                    for id in ids {
-                        answers.entry(id).or_insert_with(|| Err(fault.clone()));
-                    }
-                    break;
-                }
-            };
-            for value in answer.secret_values.unwrap_or_default() {
-                let (name, arn) = (value.name.unwrap_or_default(), value.arn.unwrap_or_default());
-                let fetched = fetched(value.secret_string, value.secret_binary, value.version_id);
-                for id in ids {
-                    if *id == name.as_str() || *id == arn.as_str() {
-                        answers.insert(id, fetched.clone());
-                    } else if is_partial(id, &arn) {
-                        // The whole ARN of one secret can be the partial ARN of another: the exact answer wins.
-                        answers.entry(id).or_insert_with(|| fetched.clone());
-                    }
-                }
-            }
-            for error in answer.errors.unwrap_or_default() {
-                let named = error.secret_id.unwrap_or_default();
-                let code = error.error_code.unwrap_or_default();
-                let fault = Fault::named(&code, &error.message.unwrap_or_default(), 400, Action::Read);
-                for id in ids.iter().filter(|id| **id == named) {
-                    answers.entry(id).or_insert_with(|| Err(fault.clone()));
-                }
-            }
-            page = answer.next_token.filter(|token| !token.is_empty());
-            if page.is_none() {
-                break;
-            }
-        }
-        let unanswered: Vec<&str> = ids.iter().copied().filter(|id| !answers.contains_key(id)).collect();
-        if !unanswered.is_empty() {
-            answers.extend(self.singly(session, &unanswered, deadline).await);
-        }
-        answers
+        let (held, now) = (self.held(), Instant::now());
+        regions.sort_by_key(|region| held.away_until.get(region).is_some_and(|until| now < *until));
+        regions
     }
 
-    async fn singly<'a>(&self, session: &Session, ids: &[&'a str], deadline: Instant) -> Answers<'a> {
-        let each = ids.iter().map(|id| async { (*id, self.single(session, id, &Version::Current, deadline).await) });
-        join_all(each).await.into_iter().collect()
-    }
-
-    async fn single(
-        &self,
-        session: &Session,
-        id: &str,
-        version: &Version,
-        deadline: Instant,
-    ) -> Result<Fetched, Fault> {
-        let answer = self.read(deadline, || {
-            let request = session.client.get_secret_value().secret_id(id);
-            match version {
-                Version::Current => request,
-                Version::Previous => request.version_stage("AWSPREVIOUS"),
-                Version::Pending => request.version_stage("AWSPENDING"),
-                Version::Id(version) => request.version_id(version),
-            }
-            .send()
-        });
-        let answer = answer.await?;
-        fetched(answer.secret_string, answer.secret_binary, answer.version_id)
-    }
-
-    /// Sends a request that reads, when it is its turn.
-    async fn read<T, E, F>(&self, deadline: Instant, send: impl Fn() -> F) -> Result<T, Fault>
-    where
-        E: Error + ProvideErrorMetadata + Send + Sync + 'static,
-        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
-    {
-        match timeout_at(deadline, self.reads.acquire()).await {
-            Ok(_turn) => persist(deadline, Action::Read, send).await,
-            Err(_) => Err(Fault::new(ErrorKind::Unavailable, "no answer before the deadline")),
+    pub(crate) fn remember_away(&self, region: &str, is_away: bool) {
+        let mut held = self.held();
+        if is_away {
+            held.away_until.insert(region.to_owned(), Instant::now() + AWAY_FOR);
+        } else {
+            held.away_until.remove(region);
         }
+    }
+
+    pub(crate) fn may_batch(&self) -> bool {
+        self.held().no_batch_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    pub(crate) fn remember_no_batch(&self) {
+        self.held().no_batch_until = Some(Instant::now() + NO_BATCH_FOR);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn create(
         &self,
-        session: &Session,
+        place: &Place,
         name: &str,
         value: &Value,
         deadline: Instant,
     ) -> Result<Option<String>, Fault> {
         let token = token()?;
         let answer = persist(deadline, Action::Write, || {
-            let request = session.client.create_secret().name(name).client_request_token(&token);
+            let request = place.client.create_secret().name(name).client_request_token(&token);
             request.set_secret_string(value.text.clone()).set_secret_binary(value.binary.clone()).send()
         });
         Ok(answer.await?.version_id)
@@ -249,67 +180,56 @@ impl AwsSecretsManager {
 
     async fn put_version(
         &self,
-        session: &Session,
+        place: &Place,
         id: &str,
         value: &Value,
+        stage: Option<&str>,
         deadline: Instant,
     ) -> Result<Option<String>, Fault> {
         let token = token()?;
         let answer = persist(deadline, Action::Write, || {
-            let request = session.client.put_secret_value().secret_id(id).client_request_token(&token);
+            let request = place.client.put_secret_value().secret_id(id).client_request_token(&token);
+            let request = request.set_version_stages(stage.map(|stage| vec![stage.to_owned()]));
             request.set_secret_string(value.text.clone()).set_secret_binary(value.binary.clone()).send()
         });
         Ok(answer.await?.version_id)
     }
 
-    /// Says `fault` of `reference`, with the way out that fits.
-    fn error(&self, fault: Fault, reference: Option<&SecretRef>, region: Option<&str>) -> ProviderError {
-        if fault.kind == ErrorKind::Unauthenticated {
-            // Next time everything is read anew: the person may have signed in meanwhile.
-            *self.held_session() = None;
+    async fn put_current(&self, id: &str, value: &Value, deadline: Instant) -> Result<Option<String>, Fault> {
+        let place = self.place_of(id, deadline).await?;
+        let done = self.put_version(&place, id, value, None, deadline).await;
+        let is_missing = |fault: &Fault| fault.is("ResourceNotFoundException");
+        if !done.as_ref().is_err_and(is_missing) || id.starts_with("arn:") {
+            return done;
         }
-        ProviderError {
-            hint: self.hint(&fault, region),
-            retry: fault.retry(),
-            kind: fault.kind,
-            instance: self.instance.clone(),
-            reference: reference.cloned(),
-            cause: fault.cause,
+        match self.create(&place, id, value, deadline).await {
+            // Somebody else created it in between.
+            Err(fault) if fault.is("ResourceExistsException") => {
+                self.put_version(&place, id, value, None, deadline).await
+            }
+            done => done,
         }
     }
 
-    fn hint(&self, fault: &Fault, region: Option<&str>) -> Option<String> {
-        let profile = self.plan.profile_name();
+    /// Says `fault` of `reference`, with the way out that fits.
+    fn error(&self, fault: Fault, reference: Option<&SecretRef>, region: Option<&str>) -> ProviderError {
         let place = region.map(|region| format!(" in `{region}`")).unwrap_or_default();
-        Some(match fault.kind {
+        let instance = self.session.instance();
+        let hint = match fault.kind {
             ErrorKind::NotFound if is_deleted(&fault.cause) => {
-                "it still exists: `aws secretsmanager restore-secret` takes the deletion back".to_owned()
+                Some("it still exists: `aws secretsmanager restore-secret` takes the deletion back".to_owned())
             }
             ErrorKind::NotFound => {
-                format!("it was looked for{place}: check its name and the region of `{}`", self.instance)
+                Some(format!("it was looked for{place}: check its name and the region of `{instance}`"))
             }
-            ErrorKind::Denied if fault.is("DecryptionFailure") || fault.cause.contains("kms:") => {
-                "the role lacks `kms:Decrypt` on the key of this secret".to_owned()
-            }
-            ErrorKind::Denied => match missing_action(&fault.cause) {
-                Some(action) => format!("the signed-in identity lacks `{action}` on it"),
-                None => "ask for `secretsmanager:GetSecretValue` on it".to_owned(),
-            },
-            ErrorKind::Unauthenticated if fault.cause.starts_with("no region") => {
-                format!("give `{}` a `region`, or set `AWS_REGION`", self.instance)
-            }
-            ErrorKind::Unauthenticated if fault.is("RequestTimeTooSkewed") => {
-                "set the clock of this machine".to_owned()
-            }
-            ErrorKind::Unauthenticated => format!(
-                "sign in with `aws sso login --profile {profile}`, or set `AWS_PROFILE`, or `AWS_ACCESS_KEY_ID` and \
-                 `AWS_SECRET_ACCESS_KEY`, or give `{}` a `profile`",
-                self.instance
-            ),
-            ErrorKind::Throttled => "try again in a while, or raise `timeout` of the instance".to_owned(),
-            ErrorKind::Unavailable => "check the network, or allow older values with `max-stale`".to_owned(),
-            _ => return None,
-        })
+            _ => None,
+        };
+        let is_unknown = fault.kind == ErrorKind::Denied;
+        let mut error = self.session.error(fault, reference, hint);
+        if is_unknown && error.hint.is_none() {
+            error.hint = Some("ask for `secretsmanager:GetSecretValue` on it".to_owned());
+        }
+        error
     }
 }
 
@@ -321,38 +241,41 @@ impl Provider for AwsSecretsManager {
 
     async fn fetch(&self, references: &[SecretRef], options: FetchOptions) -> Vec<Result<Fetched, ProviderError>> {
         let deadline = options.deadline;
-        let session = match timeout_at(deadline, self.session()).await {
-            Ok(Ok(session)) => session,
-            Ok(Err(fault)) => {
-                return references.iter().map(|r| Err(self.error(fault.clone(), Some(r), None))).collect();
-            }
-            Err(_) => {
-                let fault =
-                    Fault::new(ErrorKind::Unavailable, "the sign-in files could not be read before the deadline");
-                return references.iter().map(|r| Err(self.error(fault.clone(), Some(r), None))).collect();
+        let signed_in = match self.session.credentials(deadline).await {
+            Ok((signed_in, _)) => signed_in,
+            Err(fault) => return references.iter().map(|r| Err(self.error(fault.clone(), Some(r), None))).collect(),
+        };
+        let own = signed_in.region.as_ref();
+        let region = |reference: &SecretRef| -> Result<String, Fault> {
+            match region_of(&reference.path) {
+                Some(region) if !is_region(region) => {
+                    Err(Fault::new(ErrorKind::NotFound, "its ARN names no region that there can be"))
+                }
+                region => Ok(region.unwrap_or(own).to_owned()),
             }
         };
-        let mut current: Vec<&str> =
-            references.iter().filter(|r| r.version == Version::Current).map(|r| r.path.as_str()).collect();
-        current.sort_unstable();
-        current.dedup();
-        let batches = join_all(current.chunks(BATCH).map(|ids| self.batch(&session, ids, deadline)));
-        let others = references.iter().map(|reference| async {
-            match reference.version {
-                Version::Current => None,
-                _ => Some(self.single(&session, &reference.path, &reference.version, deadline).await),
+        let mut wanted: HashMap<String, Vec<Asked>> = HashMap::new();
+        for reference in references {
+            if let Ok(region) = region(reference) {
+                wanted.entry(region).or_default().push((reference.path.clone(), reference.version.clone()));
             }
+        }
+        let fetches = wanted.into_iter().map(|(region, mut asked)| {
+            asked.sort_unstable();
+            asked.dedup();
+            let signed_in = &signed_in;
+            async move { self.fetch_from(signed_in, &region, asked, deadline).await }
         });
-        let (batches, others) = futures_util::future::join(batches, join_all(others)).await;
-        let answers: Answers<'_> = batches.into_iter().flatten().collect();
+        let found: Found = join_all(fetches).await.into_iter().flatten().collect();
         references
             .iter()
-            .zip(others)
-            .map(|(reference, other)| {
-                let answer = other.or_else(|| answers.get(reference.path.as_str()).cloned());
-                let answer =
-                    answer.unwrap_or_else(|| Err(Fault::new(ErrorKind::Malformed, "AWS gave no answer for it")));
-                answer.map_err(|fault| self.error(fault, Some(reference), Some(&session.region)))
+            .map(|reference| {
+                let region = region(reference);
+                let answer = region.clone().and_then(|_| {
+                    let asked = (reference.path.clone(), reference.version.clone());
+                    found.get(&asked).cloned().unwrap_or_else(|| Err(no_answer()))
+                });
+                answer.map_err(|fault| self.error(fault, Some(reference), region.as_deref().ok()))
             })
             .collect()
     }
@@ -363,80 +286,64 @@ impl Provider for AwsSecretsManager {
         value: SecretValue,
         deadline: Instant,
     ) -> Result<Option<String>, ProviderError> {
-        let fail = |fault, region| Err(self.error(fault, Some(reference), region));
-        if reference.version != Version::Current {
-            return fail(Fault::new(ErrorKind::Unsupported, "only the current version can be written"), None);
-        }
-        let session = match self.session().await {
-            Ok(session) => session,
-            Err(fault) => return fail(fault, None),
-        };
         let (id, value) = (reference.path.as_str(), Value::of(&value));
-        let mut done = self.put_version(&session, id, &value, deadline).await;
-        let is_missing = |fault: &Fault| fault.is("ResourceNotFoundException");
-        if done.as_ref().is_err_and(is_missing) && !id.starts_with("arn:") {
-            done = self.create(&session, id, &value, deadline).await;
-            // Somebody else created it in between.
-            if done.as_ref().is_err_and(|fault| fault.is("ResourceExistsException")) {
-                done = self.put_version(&session, id, &value, deadline).await;
-            }
-        }
-        done.or_else(|fault| fail(fault, Some(&session.region)))
+        let done = match reference.version {
+            Version::Current => self.put_current(id, &value, deadline).await,
+            Version::Pending => match self.place_of(id, deadline).await {
+                Ok(place) => self.put_version(&place, id, &value, Some(PENDING), deadline).await,
+                Err(fault) => Err(fault),
+            },
+            _ => Err(Fault::new(ErrorKind::Unsupported, "only the current and the pending version can be written")),
+        };
+        done.map_err(|fault| self.error(fault, Some(reference), None))
     }
 
     /// Schedules the secret for deletion, with AWS's default recovery window of 30 days.
     async fn delete(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
-        let fail = |fault, region| Err(self.error(fault, Some(reference), region));
-        let session = match self.session().await {
-            Ok(session) => session,
-            Err(fault) => return fail(fault, None),
+        let done = async {
+            let place = self.place_of(&reference.path, deadline).await?;
+            persist(deadline, Action::Write, || place.client.delete_secret().secret_id(&reference.path).send()).await
         };
-        let sent =
-            persist(deadline, Action::Write, || session.client.delete_secret().secret_id(&reference.path).send());
-        sent.await.map(|_| ()).or_else(|fault| fail(fault, Some(&session.region)))
+        done.await.map(|_| ()).map_err(|fault| self.error(fault, Some(reference), None))
     }
 
     async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
-        let prefix = options.prefix;
-        let session = self.session().await.map_err(|fault| self.error(fault, None, None))?;
-        let mut listed = Vec::new();
-        let mut page: Option<String> = None;
-        for _ in 0..MAX_PAGES {
-            let sent = persist(deadline, Action::Read, || {
-                session
-                    .client
-                    .list_secrets()
-                    .max_results(100)
-                    .set_filters(name_filter(prefix))
-                    .set_next_token(page.clone())
-                    .send()
-            });
-            let answer = sent.await.map_err(|fault| self.error(fault, None, Some(&session.region)))?;
-            listed.extend(answer.secret_list.unwrap_or_default().into_iter().filter_map(|entry| {
-                // The filter ignores case and matches words; a prefix means its very characters.
-                let path = entry.name.filter(|name| name.starts_with(prefix))?;
-                let stages = entry.secret_versions_to_stages.unwrap_or_default();
-                let current = stages.into_iter().find(|(_, stages)| stages.iter().any(|stage| stage == "AWSCURRENT"));
-                let changed = entry.last_changed_date.and_then(|date| date.try_into().ok());
-                Some(Listed { path, version: current.map(|(version, _)| version), changed })
-            }));
-            page = answer.next_token.filter(|token| !token.is_empty());
-            if page.is_none() {
-                break;
-            }
-        }
-        listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        listed.dedup_by(|a, b| a.path == b.path);
-        Ok(listed)
+        let done = async { self.list_in(&self.place_of("", deadline).await?, options, deadline).await };
+        done.await.map_err(|fault| self.error(fault, None, None))
     }
 
-    async fn describe(&self, reference: &SecretRef, _: Instant) -> Result<Described, ProviderError> {
-        Err(unsupported(reference, "it cannot be described"))
+    async fn describe(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, ProviderError> {
+        let id = reference.path.as_str();
+        let done = async { self.describe_in(&self.place_of(id, deadline).await?, id, deadline).await };
+        done.await.map_err(|fault| self.error(fault, Some(reference), None))
+    }
+
+    async fn promote(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
+        let id = reference.path.as_str();
+        let done =
+            async { self.promote_in(&self.place_of(id, deadline).await?, id, &reference.version, deadline).await };
+        done.await.map_err(|fault| self.error(fault, Some(reference), None))
+    }
+
+    async fn demote(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
+        let id = reference.path.as_str();
+        let done = async {
+            let place = self.place_of(id, deadline).await?;
+            match reference.version {
+                Version::Current => self.promote_in(&place, id, &Version::Previous, deadline).await,
+                Version::Pending => self.abandon_in(&place, id, deadline).await,
+                _ => Err(Fault::new(
+                    ErrorKind::Unsupported,
+                    "only the current and the pending version can be taken back",
+                )),
+            }
+        };
+        done.await.map_err(|fault| self.error(fault, Some(reference), None))
     }
 
     fn forget(&self) {
-        *self.held_session() = None;
-        *self.no_batch_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.session.forget();
+        *self.held() = Held::default();
     }
 }
 
@@ -456,34 +363,6 @@ impl Value {
     }
 }
 
-fn fetched(text: Option<String>, binary: Option<Blob>, version: Option<String>) -> Result<Fetched, Fault> {
-    let bytes = text.map(String::into_bytes).or_else(|| binary.map(Blob::into_inner));
-    let bytes = bytes.ok_or_else(|| Fault::new(ErrorKind::Malformed, "the answer holds neither text nor binary"))?;
-    Ok(Fetched { value: Arc::new(SecretValue::new(bytes)), version, fetched_at: Instant::now(), stale: false })
-}
-
-/// Tells whether `id` is `arn` without the hyphen and six random characters that AWS appends.
-fn is_partial(id: &str, arn: &str) -> bool {
-    id.starts_with("arn:") && arn.strip_prefix(id).is_some_and(|rest| rest.len() == 7 && rest.starts_with('-'))
-}
-
-/// Returns the filter for names that begin with `prefix`, or none where AWS's filter would not mean that: `!` negates,
-/// and other characters never stand in a name.
-fn name_filter(prefix: &str) -> Option<Vec<aws_sdk_secretsmanager::types::Filter>> {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/_+=.@-".contains(&b);
-    if prefix.is_empty() || !prefix.bytes().all(is_plain) {
-        return None;
-    }
-    use aws_sdk_secretsmanager::types::{Filter, FilterNameStringType};
-    Some(vec![Filter::builder().key(FilterNameStringType::Name).values(prefix).build()])
-}
-
-/// Returns the action in AWS's sentence `... is not authorized to perform: ACTION on resource: ...`.
-fn missing_action(cause: &str) -> Option<&str> {
-    let action = cause.split("perform: ").nth(1)?.split_whitespace().next()?;
-    action.contains(':').then_some(action)
-}
-
 /// Returns a fresh idempotency token: AWS takes a repeated request with the same one for the same request.
 fn token() -> Result<String, Fault> {
     let mut random = [0; 16];
@@ -493,6 +372,6 @@ fn token() -> Result<String, Fault> {
 
 impl fmt::Debug for AwsSecretsManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AwsSecretsManager").field("instance", &self.instance).finish_non_exhaustive()
+        f.debug_struct("AwsSecretsManager").field("instance", &self.session.instance()).finish_non_exhaustive()
     }
 }

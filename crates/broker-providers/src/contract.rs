@@ -144,11 +144,22 @@ async fn values_are_the_stored_bytes(fixture: &Fixture) {
         ("every-byte", &std::array::from_fn::<u8, 256, _>(|byte| byte as u8)),
         ("64-kib", &long),
     ];
-    let references: Vec<_> = samples.iter().map(|(name, _)| fixture.reference(name)).collect();
-    for (reference, (_, value)) in references.iter().zip(samples) {
-        fixture.put(reference, value).await;
+    // What some managers cannot hold, because they hold text or short values; they refuse it and never change it.
+    let may_refuse = ["nul", "controls", "invalid-utf8", "every-byte", "64-kib"];
+    let mut kept = Vec::new();
+    for (name, bytes) in samples {
+        let reference = fixture.reference(name);
+        let value = SecretValue::new(bytes.to_vec());
+        match fixture.provider.put(&reference, value, Instant::now() + PATIENCE).await {
+            Ok(_) => kept.push((reference, (name, bytes))),
+            Err(error) => {
+                assert_eq!(error.kind, ErrorKind::Unsupported, "{name}: {error}");
+                assert!(may_refuse.contains(name) && !error.cause.is_empty(), "{name}: {error}");
+            }
+        }
     }
-    for (result, (name, value)) in fixture.fetch(&references).await.into_iter().zip(samples) {
+    let (references, kept): (Vec<_>, Vec<_>) = kept.into_iter().unzip();
+    for (result, (name, value)) in fixture.fetch(&references).await.into_iter().zip(kept) {
         let fetched = result.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(fetched.value.expose() == *value, "`{name}` changed");
         assert!(!fetched.stale, "`{name}` was just fetched");

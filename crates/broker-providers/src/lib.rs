@@ -5,7 +5,12 @@
 
 mod aws_answer;
 mod aws_http;
+mod aws_json;
+mod aws_keys;
+mod aws_login;
 mod aws_profile;
+mod aws_profile_walk;
+mod aws_session;
 mod aws_sign_in;
 pub mod aws_sm;
 mod azure_answer;
@@ -17,6 +22,15 @@ mod azure_sign_in;
 mod azure_text;
 mod azure_token;
 mod azure_versions;
+mod aws_sm;
+mod aws_sm_fetch;
+mod aws_sm_manage;
+mod aws_ssm;
+mod aws_ssm_list;
+mod aws_ssm_name;
+mod aws_ssm_value;
+mod aws_sso;
+mod aws_sso_cache;
 pub mod cached;
 mod clock;
 #[cfg(feature = "contract")]

@@ -23,7 +23,7 @@ use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
 use crate::rest::Pool;
 use crate::sign_ins::{SignInWay, SignIns};
-use crate::{aws_profile, aws_sm, azure_kv, gcp_sm};
+use crate::{aws_login, aws_profile, aws_sign_in, aws_sm, aws_ssm, azure_kv, gcp_sm};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -75,14 +75,47 @@ pub const KINDS: &[Kind] = &[
         scheme: Some("aws-sm"),
         title: "AWS Secrets Manager",
         in_manifest: true,
-        keys: with_timing!["region", "profile", "assume-role", "endpoint", "endpoint-sts"],
-        sign_in_env: aws_sm::SIGN_IN_ENV,
-        bootstrap_env: aws_sm::BOOTSTRAP_ENV,
+        keys: with_timing![
+            "region",
+            "replicas",
+            "profile",
+            "session",
+            "assume-role",
+            "external-id",
+            "endpoint",
+            "endpoint-sts",
+            "endpoint-sso"
+        ],
+        sign_in_env: aws_sign_in::SIGN_IN_ENV,
+        bootstrap_env: aws_sign_in::BOOTSTRAP_ENV,
         sign_in_files: aws_profile::stamp,
         capabilities: aws_sm::CAPABILITIES,
         cached: true,
         open: aws_sm::open,
-        login: no_login,
+        login: aws_login::open,
+    },
+    Kind {
+        kind: "aws-parameter-store",
+        scheme: Some("aws-ssm"),
+        title: "AWS Systems Manager Parameter Store",
+        in_manifest: true,
+        keys: with_timing![
+            "region",
+            "profile",
+            "session",
+            "assume-role",
+            "external-id",
+            "endpoint",
+            "endpoint-sts",
+            "endpoint-sso"
+        ],
+        sign_in_env: aws_sign_in::SIGN_IN_ENV,
+        bootstrap_env: aws_sign_in::BOOTSTRAP_ENV,
+        sign_in_files: aws_profile::stamp,
+        capabilities: aws_ssm::CAPABILITIES,
+        cached: true,
+        open: aws_ssm::open,
+        login: aws_login::open,
     },
     Kind {
         kind: "gcp-secret-manager",

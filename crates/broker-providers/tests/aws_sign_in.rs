@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use broker_core::instance::InstanceSettings;
 use broker_core::sign_in::SignIn;
 use broker_providers::provider::{ErrorKind, ProviderError};
-use broker_providers::registry::Registry;
+use broker_providers::registry::{Instance, Registry};
 use broker_providers::resolve::{ResolveOptions, resolve};
 use support::fake_aws::{FakeAws, Reply, kind};
 use support::{aws, of_manifest, reference, registry, root, server, signed_in};
@@ -35,7 +35,7 @@ fn signers() -> (FakeAws, Signers) {
 }
 
 async fn ask(registry: &Registry, settings: &InstanceSettings, sign_in: &SignIn) -> Result<(), ProviderError> {
-    let open = |name: &str| registry.open(name, &of_manifest(settings), sign_in);
+    let open = |name: &str| registry.open(name, &Instance::fixed(settings.clone()), sign_in);
     let options = ResolveOptions { refresh: true, ..ResolveOptions::default() };
     resolve(&[reference("org://a")], options, open).await.remove(0).map(|_| ())
 }
@@ -110,7 +110,7 @@ async fn an_edited_profile_file_counts_at_once() {
 
 /// Asks without `refresh`: what is held is served.
 async fn ask_again(registry: &Registry, settings: &InstanceSettings, sign_in: &SignIn) {
-    let open = |name: &str| registry.open(name, &of_manifest(settings), sign_in);
+    let open = |name: &str| registry.open(name, &Instance::fixed(settings.clone()), sign_in);
     resolve(&[reference("org://a")], ResolveOptions::default(), open).await.remove(0).unwrap();
 }
 
@@ -268,6 +268,28 @@ async fn a_web_identity_is_exchanged_for_a_role() {
     ];
     ask(&registry(dir.path()), &settings, &with(&files, &identity)).await.unwrap();
     assert!(seen.lock().unwrap()[0].0.starts_with("ASIA"));
+}
+
+#[tokio::test]
+async fn a_web_identity_is_not_shown_to_an_address_that_a_manifest_names() {
+    let (fake, _) = signers();
+    let sts = FakeAws::new(Duration::ZERO, kind);
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    fs::write(&token, "a.b.c").unwrap();
+    let files = files(dir.path(), "", "");
+    let settings = InstanceSettings { endpoint_sts: Some(sts.url()), ..aws(&fake.url()) };
+    let identity = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/ci"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap()),
+    ];
+    let (registry, sign_in) = (registry(dir.path()), with(&files, &identity));
+    let open = |name: &str| registry.open(name, &of_manifest(&settings), &sign_in);
+    let asked = resolve(&[reference("org://a")], ResolveOptions::default(), open).await.remove(0);
+    let error = asked.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthenticated, "{error}");
+    assert!(error.cause.contains("an address that a manifest names"), "{error}");
+    assert_eq!((sts.connections(), fake.connections()), (0, 0));
 }
 
 #[tokio::test]

@@ -33,6 +33,16 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Returns a parameter of a body that is a form, as STS takes it.
+    pub fn form(&self, name: &str) -> Option<String> {
+        let body = String::from_utf8_lossy(&self.raw);
+        let body = body.rsplit("\r\n\r\n").next().unwrap_or_default();
+        let pairs = broker_tests::http::Message::pairs(body);
+        pairs.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+}
+
 /// What happens to a request.
 pub enum Reply {
     /// This status and JSON.

@@ -65,6 +65,11 @@ pub fn secret_id(name: &str) -> String {
     name.bytes().map(|b| if fits(b) { char::from(b).to_string() } else { format!("_{b:02x}") }).collect()
 }
 
+/// Returns an instance of Parameter Store at `endpoint`.
+pub fn aws_ssm(endpoint: &str) -> InstanceSettings {
+    InstanceSettings { kind: "aws-parameter-store".to_owned(), ..aws(endpoint) }
+}
+
 /// Returns the sign-in of these variables.
 pub fn signed_in(variables: &[(&str, &str)]) -> SignIn {
     SignIn::new(variables.iter().map(|(name, value)| ((*name).to_owned(), SecretValue::from((*value).to_owned()))))
