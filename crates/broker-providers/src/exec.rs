@@ -315,7 +315,7 @@ impl Provider for Exec {
             for (reference, found) in references.iter().zip(found) {
                 let fetched = found.map(|found| {
                     let (value, version) = (Arc::new(found.value), found.version);
-                    Fetched { value, version, fetched_at: Instant::now(), stale: false }
+                    Fetched { value, version, fetched_at: Instant::now(), stale: false, lone_field: None }
                 });
                 results.insert(reference, fetched);
             }

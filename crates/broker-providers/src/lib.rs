@@ -66,4 +66,11 @@ mod sign_in_keep;
 pub mod sign_ins;
 #[cfg(test)]
 mod sign_ins_tests;
+mod vault;
+mod vault_kv;
+mod vault_list;
+mod vault_mounts;
+mod vault_oidc;
+mod vault_sign_in;
+mod vault_wire;
 mod words;

@@ -419,7 +419,7 @@ impl Provider for LocalStore {
 
 fn fetched(stored: crate::local_db::Stored) -> Fetched {
     let version = Some(stored.version.to_string());
-    Fetched { value: Arc::new(stored.value), version, fetched_at: Instant::now(), stale: false }
+    Fetched { value: Arc::new(stored.value), version, fetched_at: Instant::now(), stale: false, lone_field: None }
 }
 
 /// Runs `work`, which blocks, where it may. A panic in it is a damaged file that redb did not expect.

@@ -94,6 +94,9 @@ pub struct Fetched {
     pub fetched_at: Instant,
     /// Set when it is older than its `ttl` and served because the manager is away.
     pub stale: bool,
+    /// The name under which the manager itself keeps the value, where its secrets are objects and this is the only field of
+    /// one: as a `#field` it names the value, too.
+    pub lone_field: Option<&'static str>,
 }
 
 /// One entry of a listing: never a value.

@@ -23,7 +23,7 @@ use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
 use crate::rest::Pool;
 use crate::sign_ins::{SignInWay, SignIns};
-use crate::{aws_login, aws_profile, aws_sign_in, aws_sm, aws_ssm, azure_kv, gcp_sm};
+use crate::{aws_login, aws_profile, aws_sign_in, aws_sm, aws_ssm, azure_kv, gcp_sm, vault};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -186,6 +186,20 @@ pub const KINDS: &[Kind] = &[
         cached: true,
         open: crate::exec::open,
         login: no_login,
+    },
+    Kind {
+        kind: "vault",
+        scheme: Some("vault"),
+        title: "HashiCorp Vault and OpenBao",
+        in_manifest: true,
+        keys: vault::KEYS,
+        sign_in_env: vault::SIGN_IN_ENV,
+        bootstrap_env: vault::BOOTSTRAP_ENV,
+        sign_in_files: vault::stamp,
+        capabilities: vault::CAPABILITIES,
+        cached: true,
+        open: vault::open,
+        login: vault::login,
     },
 ];
 

@@ -107,7 +107,9 @@ async fn fetch_from(
     wanted
         .into_iter()
         .map(|(reference, at)| match fetched.get(at) {
-            Some(Ok(whole)) if reference.field.is_empty() => Ok(resolved(whole, Arc::clone(&whole.value))),
+            Some(Ok(whole)) if reference.field.is_empty() || is_lone_field(whole, &reference.field) => {
+                Ok(resolved(whole, Arc::clone(&whole.value)))
+            }
             Some(Ok(whole)) => {
                 // Opened to find the field; only the field's bytes are copied, into a value of their own.
                 let document = documents.entry(at).or_insert_with(|| Document::read(whole.value.expose()));
@@ -134,6 +136,11 @@ async fn fetch_from(
             }),
         })
         .collect()
+}
+
+/// Tells whether `field` is the name under which the manager keeps the whole value.
+fn is_lone_field(whole: &Fetched, field: &[String]) -> bool {
+    whole.lone_field.is_some_and(|lone| matches!(field, [name] if name == lone))
 }
 
 fn resolved(whole: &Fetched, value: SharedValue) -> Resolved {

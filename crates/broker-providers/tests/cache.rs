@@ -74,7 +74,7 @@ impl Provider for Manager {
             Some(Ok(bytes)) => {
                 let value: SharedValue = Arc::new(SecretValue::new(bytes.clone()));
                 self.handed_out.lock().unwrap().push(Arc::downgrade(&value));
-                Ok(Fetched { value, version: None, fetched_at: Instant::now(), stale: false })
+                Ok(Fetched { value, version: None, fetched_at: Instant::now(), stale: false, lone_field: None })
             }
             Some(Err(kind)) => Err(failure(*kind, reference)),
             None => Err(failure(ErrorKind::NotFound, reference)),
