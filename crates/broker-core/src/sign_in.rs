@@ -14,19 +14,8 @@ use crate::secret::{SecretValue, SharedValue};
 
 /// Those of the managers that we speak to, and of the programs that stand behind many an `exec` instance: such an
 /// instance gets one only if its `environment` names it.
-const PREFIXES: &[&str] = &[
-    "AWS_",
-    "AZURE_",
-    "BAO_",
-    "BWS_",
-    "CLOUDSDK_",
-    "DOPPLER_",
-    "GOOGLE_",
-    "INFISICAL_",
-    "OP_",
-    "SOPS_",
-    "VAULT_",
-];
+const PREFIXES: &[&str] =
+    &["AWS_", "AZURE_", "BAO_", "BWS_", "CLOUDSDK_", "DOPPLER_", "GOOGLE_", "INFISICAL_", "OP_", "SOPS_", "VAULT_"];
 
 /// Words that mark a variable as an address, a proxy or a trust anchor.
 const NEVER: &[&str] = &[

@@ -85,6 +85,38 @@ async fn google_secret_manager_keeps_the_contract() {
     check(&Fixture { provider, instance, prefix, path: secret_id, known_wrong: vec![] }).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn vault_keeps_the_contract_with_versions() {
+    for server in support::vault::servers() {
+        on_vault(&server, "2", vec![]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vault_keeps_the_contract_without_versions() {
+    let reason = "a KV engine of version 1 keeps no versions";
+    let claims = [
+        "a_write_makes_a_new_current_version",
+        "the_version_before_the_last_write_is_the_previous_stage",
+        "a_description_says_what_there_is_and_no_value",
+        "a_promoted_version_is_current_and_the_former_one_previous",
+        "a_demoted_version_gives_way_to_the_one_before",
+    ];
+    for server in support::vault::servers() {
+        on_vault(&server, "1", claims.map(|claim| (claim, reason)).to_vec()).await;
+    }
+}
+
+async fn on_vault(server: &support::vault::Server, version: &str, known_wrong: Vec<(&'static str, &'static str)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = registry(dir.path());
+    let mount = unique("kv");
+    server.enable_kv(&mount, version);
+    let provider = support::vault::opened(&registry, &server.settings(), server.root()).provider;
+    let (instance, prefix) = ("org".into(), format!("{mount}/contract"));
+    check(&Fixture { provider, instance, prefix, path: str::to_owned, known_wrong }).await;
+}
+
 async fn secrets_manager(variable: &str, known_wrong: Vec<(&'static str, &'static str)>) {
     on_server(&aws(&server(variable)), str::to_owned, known_wrong).await;
 }

@@ -12,6 +12,8 @@ mod gcp;
 #[path = "faults/matrix.rs"]
 mod matrix;
 mod support;
+#[path = "faults/vault.rs"]
+mod vault;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aws_secrets_manager_on_moto() {
@@ -21,4 +23,9 @@ async fn aws_secrets_manager_on_moto() {
 #[tokio::test(flavor = "multi_thread")]
 async fn google_secret_manager_on_a_fake() {
     matrix::check(gcp::on_a_fake).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vault_on_a_server_of_our_own() {
+    matrix::check(vault::on_ours).await;
 }

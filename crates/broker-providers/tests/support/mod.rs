@@ -3,6 +3,7 @@
 
 pub mod fake_aws;
 pub mod program;
+pub mod vault;
 
 use std::path::Path;
 

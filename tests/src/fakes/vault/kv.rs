@@ -146,8 +146,10 @@ impl World {
                 Ok(Reply::empty())
             }
             ("data" | "metadata" | "delete" | "undelete" | "destroy", _) => Err(Refusal::unsupported()),
-            // Somebody takes it for version 1.
-            _ => Err(Refusal::nothing()),
+            _ => Err(Refusal::new(
+                404,
+                "Invalid path for a versioned K/V secrets engine. See the API docs for the appropriate API endpoints to use.",
+            )),
         }
     }
 }

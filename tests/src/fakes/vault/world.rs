@@ -19,7 +19,7 @@ use super::wrapping::Wrapped;
 pub(super) const MAX_TTL: u64 = 768 * 3_600;
 
 pub(super) struct World {
-    pub(super) ahead: u64,
+    pub(super) ahead: i64,
     pub(super) sealed: bool,
     pub(super) standby: Option<u16>,
     pub(super) lag: usize,
@@ -93,7 +93,8 @@ impl World {
     }
 
     pub(super) fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) + self.ahead
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        now.saturating_add_signed(self.ahead)
     }
 
     /// Returns a namespace that is known to exist.
