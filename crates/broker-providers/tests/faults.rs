@@ -7,6 +7,8 @@
 
 #[path = "faults/aws.rs"]
 mod aws;
+#[path = "faults/azure.rs"]
+mod azure;
 #[path = "faults/gcp.rs"]
 mod gcp;
 #[path = "faults/matrix.rs"]
@@ -28,4 +30,14 @@ async fn google_secret_manager_on_a_fake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vault_on_a_server_of_our_own() {
     matrix::check(vault::on_ours).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azure_key_vault() {
+    matrix::check(azure::at_the_vault).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_login_authority_of_azure() {
+    matrix::check(azure::at_the_login).await;
 }

@@ -178,6 +178,11 @@ impl Azure {
         self.world.advance(time);
     }
 
+    /// Moves the clock of all three servers by so many seconds, forward or back.
+    pub fn move_clock(&self, seconds: i64) {
+        self.world.move_clock(seconds);
+    }
+
     /// Returns the seconds since 1970 by the servers' clock.
     #[must_use]
     pub fn now(&self) -> u64 {
@@ -196,6 +201,14 @@ impl Azure {
     /// When there is no such secret.
     pub fn set_attributes(&self, name: &str, attributes: &serde_json::Value) {
         self.world.set_attributes(name, attributes);
+    }
+
+    /// Sets the tags of the newest version.
+    ///
+    /// # Panics
+    /// When there is no such secret.
+    pub fn set_tags(&self, name: &str, tags: &[(&str, &str)]) {
+        self.world.set_tags(name, tags);
     }
 
     /// Returns the requests that came, `METHOD PATH`, in their order.

@@ -145,7 +145,8 @@ pub(super) struct State {
     pub(super) secrets: BTreeMap<String, Secret>,
     pub(super) requests: Vec<String>,
     pub(super) credentials_seen: Vec<String>,
-    ahead: Duration,
+    /// How far the clock is ahead of the real one, in seconds.
+    ahead: i64,
 }
 
 impl Default for State {
@@ -168,7 +169,7 @@ impl Default for State {
             secrets: BTreeMap::new(),
             requests: Vec::new(),
             credentials_seen: Vec::new(),
-            ahead: Duration::ZERO,
+            ahead: 0,
         }
     }
 }
@@ -176,7 +177,7 @@ impl Default for State {
 impl State {
     pub(super) fn now(&self) -> u64 {
         let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (real + self.ahead).as_secs()
+        real.as_secs().saturating_add_signed(self.ahead)
     }
 
     /// Tells whether `oid` may do this to one secret, or to the vault where there is none.
@@ -225,7 +226,11 @@ impl World {
     }
 
     pub(super) fn advance(&self, time: Duration) {
-        self.state().ahead += time;
+        self.move_clock(seconds(time));
+    }
+
+    pub(super) fn move_clock(&self, seconds: i64) {
+        self.state().ahead += seconds;
     }
 
     /// Keeps what was asked, and which credentials came with it.
@@ -309,8 +314,15 @@ impl World {
         let secret = secret.or_insert_with(|| Secret { name: name.to_owned(), versions: Vec::new(), deleted: None });
         secret.versions.push(version);
         let takes = state.write_takes;
-        state.ahead += takes;
+        state.ahead += seconds(takes);
         id
+    }
+
+    pub(super) fn set_tags(&self, name: &str, tags: &[(&str, &str)]) {
+        let mut state = self.state();
+        let secret = state.secrets.get_mut(&name.to_ascii_lowercase()).expect("the secret is stored");
+        let version = secret.versions.last_mut().expect("it has a version");
+        version.tags = tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     }
 
     pub(super) fn set_attributes(&self, name: &str, attributes: &Value) {
@@ -329,6 +341,10 @@ impl Version {
         self.not_before = attributes["nbf"].as_u64().or(self.not_before);
         self.expires = attributes["exp"].as_u64().or(self.expires);
     }
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Reads the claims of an assertion; signatures are not looked at.
