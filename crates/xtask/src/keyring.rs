@@ -4,17 +4,16 @@
 //! Both are of this run alone: their data lies in a directory that goes away, and they end with it.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use broker_tests::user;
 use tempfile::TempDir;
 
-use crate::cargo::on_path;
+use crate::debian::{Needed, provide};
 use crate::failure::{Failure, at};
 use crate::report;
 
 /// The programs that are needed and the Debian packages that bring them.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [Needed; 5] = [
     ("dbus-run-session", "dbus"),
     ("dbus-send", "dbus-bin"),
     ("gnome-keyring-daemon", "gnome-keyring"),
@@ -34,18 +33,7 @@ impl Keyring {
     /// Makes sure of the programs, installing them where that can be done without asking; `None` where it can't, and
     /// then says so.
     pub(crate) fn find() -> Result<Option<Self>, Failure> {
-        if missing().next().is_some() && user::is_root() && on_path("apt-get") {
-            let packages: Vec<_> = missing().map(|(_, package)| package).collect();
-            report::line(format!("installing {}", packages.join(" and ")));
-            for words in [&["update", "-qq"][..], &["install", "-y", "-qq", "--no-install-recommends"]] {
-                let mut apt = Command::new("apt-get");
-                apt.args(words).args(if words.len() > 2 { &packages[..] } else { &[] });
-                apt.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
-                // What could not be installed is still missing below, and told there.
-                let _ = apt.status();
-            }
-        }
-        if let Some((program, package)) = missing().next() {
+        if let Some((program, package)) = provide(&NEEDED).first() {
             report::line(format!("NOT RUN: the tests of the keyring need `{program}` (apt-get install {package})"));
             return Ok(None);
         }
@@ -62,8 +50,4 @@ impl Keyring {
         }
         whole
     }
-}
-
-fn missing() -> impl Iterator<Item = (&'static str, &'static str)> {
-    NEEDED.into_iter().filter(|(program, _)| !on_path(program))
 }

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod cargo;
 mod check;
+mod debian;
 mod demo;
 mod failure;
 mod install;
