@@ -15,6 +15,7 @@ mod harness;
 mod leak;
 mod manifest;
 mod meeting_place;
+mod program;
 mod secrets;
 mod servers;
 mod shop;
