@@ -204,7 +204,13 @@ pub(crate) fn no_answer() -> Fault {
 fn fetched(text: Option<String>, binary: Option<Blob>, version: Option<String>) -> Result<Fetched, Fault> {
     let bytes = text.map(String::into_bytes).or_else(|| binary.map(Blob::into_inner));
     let bytes = bytes.ok_or_else(|| Fault::new(ErrorKind::Malformed, "the answer holds neither text nor binary"))?;
-    Ok(Fetched { value: Arc::new(SecretValue::new(bytes)), version, fetched_at: Instant::now(), stale: false })
+    Ok(Fetched {
+        value: Arc::new(SecretValue::new(bytes)),
+        version,
+        fetched_at: Instant::now(),
+        stale: false,
+        lone_field: None,
+    })
 }
 
 /// Tells whether `id` is `arn` without the hyphen and six random characters that AWS appends.

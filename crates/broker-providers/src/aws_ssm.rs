@@ -211,6 +211,7 @@ fn fetched_from(parameter: &mut Parameter) -> Fetched {
         version: Some(parameter.version.to_string()),
         fetched_at: Instant::now(),
         stale: false,
+        lone_field: None,
     }
 }
 

@@ -239,7 +239,13 @@ impl AzureKeyVault {
             let encoding = item.tags.as_ref().and_then(|tags| tags.get(azure_text::TAG));
             let value = azure_text::bytes(stored, encoding.map(String::as_str))
                 .ok_or_else(|| strange("is not encoded as its tag `file-encoding` says"))?;
-            Ok(Fetched { value: Arc::new(value), version: Some(id), fetched_at: Instant::now(), stale: false })
+            Ok(Fetched {
+                value: Arc::new(value),
+                version: Some(id),
+                fetched_at: Instant::now(),
+                stale: false,
+                lone_field: None,
+            })
         })
         .await
     }
@@ -253,7 +259,7 @@ impl AzureKeyVault {
         let mut all = Vec::new();
         let mut next = first;
         for _ in 0..MAX_PAGES {
-            let page: Page = self.read(&next, deadline, Answer::json).await?;
+            let page: Page = self.read(&next, deadline, |answer| answer.json()).await?;
             all.extend(page.value.ok_or_else(|| Fault::new(ErrorKind::Malformed, "the answer holds no list"))?);
             let Some(link) = page.next.filter(|link| !link.is_empty()) else { return Ok(all) };
             let elsewhere =

@@ -287,8 +287,13 @@ impl Provider for OsKeyring {
                 Err(fault) => Err(fault.clone()),
             })
         });
-        let fetched =
-            |value| Fetched { value: Arc::new(value), version: None, fetched_at: Instant::now(), stale: false };
+        let fetched = |value| Fetched {
+            value: Arc::new(value),
+            version: None,
+            fetched_at: Instant::now(),
+            stale: false,
+            lone_field: None,
+        };
         let results = references.iter().zip(results);
         results.map(|(r, result)| result.map(fetched).map_err(|fault| self.error(fault, Some(r)))).collect()
     }

@@ -3,6 +3,7 @@
 //! A kind is a row: a function that opens a [`World`](matrix::World), its manager behind a proxy. For each fault the
 //! table says which kind of failure it is, in how much time and after how many requests at most, that nothing else
 //! suffers, that no value is in any message, and that all is well again afterwards.
+#![allow(dead_code, unreachable_pub, reason = "each row uses its part of the table")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
 #[path = "faults/aws.rs"]

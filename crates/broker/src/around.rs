@@ -99,12 +99,15 @@ mod tests {
         let found = look(Some(&dir.path().join("home")), Some(&dir.path().join("project")));
         let names: Vec<_> =
             found.iter().map(|around| around.path.strip_prefix(dir.path()).unwrap().display().to_string()).collect();
-        assert_eq!(names, [
-            "home/.aws/credentials",
-            "home/.aws/sso/cache",
-            "home/.azure/msal_token_cache.json",
-            "project/.env",
-            "project/.env.production",
-        ]);
+        assert_eq!(
+            names,
+            [
+                "home/.aws/credentials",
+                "home/.aws/sso/cache",
+                "home/.azure/msal_token_cache.json",
+                "project/.env",
+                "project/.env.production",
+            ]
+        );
     }
 }
