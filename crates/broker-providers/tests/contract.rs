@@ -96,7 +96,6 @@ async fn vault_keeps_the_contract_with_versions() {
 async fn vault_keeps_the_contract_without_versions() {
     let reason = "a KV engine of version 1 keeps no versions";
     let claims = [
-        "a_write_makes_a_new_current_version",
         "the_version_before_the_last_write_is_the_previous_stage",
         "a_description_says_what_there_is_and_no_value",
         "a_promoted_version_is_current_and_the_former_one_previous",
