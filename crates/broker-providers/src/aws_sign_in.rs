@@ -13,15 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_config::credential_process::CredentialProcessProvider;
-use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_runtime::env_config::section::EnvConfigSections;
 use aws_smithy_async::time::SharedTimeSource;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -29,9 +27,10 @@ use broker_core::instance::Words;
 use broker_core::sign_in::SignIn;
 
 use crate::aws_keys::Kept;
-use crate::aws_login::{AwsLogin, PortalFault, PortalKeys};
+use crate::aws_login::{AwsLogin, PortalKeys};
 use crate::aws_profile::{self, ProfileError};
 use crate::aws_profile_walk::{Base, Portal, Role, SsoProfile, Walk, WalkError, portal, sso_role, walk};
+use crate::aws_source::{Keys, Machine, Metadata, Nobody, WebIdentity};
 use crate::aws_sso::AwsSso;
 use crate::fault::Fault;
 use crate::file_stamp::FilesStamp;
@@ -77,11 +76,8 @@ pub(crate) const BOOTSTRAP_ENV: &[&str] = &[
     "AWS_WEB_IDENTITY_TOKEN_FILE",
 ];
 
-/// How long one connection to the metadata service may take; elsewhere than on EC2 nobody answers there.
-const METADATA_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the whole metadata exchange may take.
-const METADATA_BUDGET: Duration = Duration::from_secs(1);
-const METADATA_ADDRESS: &str = "http://169.254.169.254";
+/// The session name in AWS's own records.
+const SESSION_NAME: &str = "broker";
 
 /// What signing in needs to know.
 #[derive(Debug)]
@@ -239,7 +235,7 @@ impl SignInPlan {
         let is_named = self.profile.is_some() || self.sign_in.text("AWS_PROFILE").is_some();
         let walked = walk(profiles, self.profile_name(), is_named)?;
         let Some(Walk { base, roles }) = walked else {
-            let rest = Machine { web_identity: None, metadata: None };
+            let rest = Machine { web_identity: None, metadata: Metadata::off() };
             let rest = if self.profile.is_some() {
                 rest
             } else {
@@ -250,12 +246,12 @@ impl SignInPlan {
         let source = match base {
             Base::Keys(keys) => SharedCredentialsProvider::new(keys),
             Base::Environment => SharedCredentialsProvider::new(Keys(self.keys())),
-            Base::Metadata => SharedCredentialsProvider::new(Metadata(self.metadata(config))),
+            Base::Metadata => SharedCredentialsProvider::new(self.metadata(config)),
             Base::Sso(sso) => self.portal_keys(sso),
             Base::Process(command) => SharedCredentialsProvider::new(CredentialProcessProvider::new(command)),
             Base::WebIdentity { role, token_file, session } => {
                 let identity = self.web_identity_of(sts, role, PathBuf::from(token_file), session)?;
-                SharedCredentialsProvider::new(Machine { web_identity: Some(identity), metadata: None })
+                SharedCredentialsProvider::new(Machine { web_identity: Some(identity), metadata: Metadata::off() })
             }
         };
         Ok((source, roles))
@@ -331,138 +327,8 @@ impl SignInPlan {
         Ok(WebIdentity { role, token_file, session, sts: aws_sdk_sts::Client::new(sts) })
     }
 
-    fn metadata(&self, config: &ProviderConfig) -> Option<ImdsCredentialsProvider> {
-        if self.sign_in.text("AWS_EC2_METADATA_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true")) {
-            return None;
-        }
-        let client = aws_config::imds::Client::builder()
-            .configure(config)
-            // Named, since an endpoint in the environment or in a profile would be taken else.
-            .endpoint(METADATA_ADDRESS)
-            .ok()?
-            .max_attempts(1)
-            .connect_timeout(METADATA_TIMEOUT)
-            .read_timeout(METADATA_TIMEOUT)
-            .operation_timeout(METADATA_BUDGET)
-            .build();
-        Some(ImdsCredentialsProvider::builder().configure(config).imds_client(client).build())
-    }
-}
-
-/// The session name in AWS's own records.
-const SESSION_NAME: &str = "broker";
-
-/// What is tried where no profile says anything: a web identity, then the metadata service.
-#[derive(Debug)]
-struct Machine {
-    web_identity: Option<WebIdentity>,
-    metadata: Option<ImdsCredentialsProvider>,
-}
-
-impl Machine {
-    async fn credentials(&self) -> provider::Result {
-        // A source that is set up and fails is the answer.
-        match &self.web_identity {
-            Some(web_identity) => web_identity.credentials().await,
-            None => Metadata::ask(self.metadata.as_ref()).await,
-        }
-    }
-}
-
-impl ProvideCredentials for Machine {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.credentials())
-    }
-}
-
-/// Nobody, and why.
-#[derive(Debug)]
-struct Nobody(Fault);
-
-impl ProvideCredentials for Nobody {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::ready(Err(CredentialsError::provider_error(PortalFault(self.0.clone()))))
-    }
-}
-
-/// The caller's keys, for a profile with `credential_source`.
-#[derive(Debug)]
-struct Keys(Option<Credentials>);
-
-impl ProvideCredentials for Keys {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::ready(self.0.clone().ok_or_else(CredentialsError::not_loaded_no_source))
-    }
-}
-
-/// The metadata service of an EC2 instance, asked briefly.
-#[derive(Debug)]
-struct Metadata(Option<ImdsCredentialsProvider>);
-
-impl Metadata {
-    async fn ask(service: Option<&ImdsCredentialsProvider>) -> provider::Result {
-        let Some(service) = service else {
-            return Err(CredentialsError::not_loaded_no_source());
-        };
-        match tokio::time::timeout(METADATA_BUDGET, service.provide_credentials()).await {
-            Ok(Ok(credentials)) => Ok(credentials),
-            // Nobody there, or no role: there are no credentials, and the reason helps nobody outside EC2.
-            Ok(Err(_)) | Err(_) => Err(CredentialsError::not_loaded_no_source()),
-        }
-    }
-}
-
-impl ProvideCredentials for Metadata {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(Self::ask(self.0.as_ref()))
-    }
-}
-
-/// A token file exchanged for a role's credentials (`AssumeRoleWithWebIdentity`).
-#[derive(Debug)]
-struct WebIdentity {
-    role: String,
-    token_file: PathBuf,
-    session: String,
-    sts: aws_sdk_sts::Client,
-}
-
-impl WebIdentity {
-    async fn credentials(&self) -> provider::Result {
-        let file = self.token_file.clone();
-        // Read anew each time: the token is rotated in place.
-        let token = tokio::task::spawn_blocking(move || aws_profile::read_text(&file))
-            .await
-            .map_err(CredentialsError::unhandled)?
-            .map_err(CredentialsError::invalid_configuration)?;
-        let answer = self
-            .sts
-            .assume_role_with_web_identity()
-            .role_arn(&self.role)
-            .role_session_name(&self.session)
-            .web_identity_token(token.trim_end())
-            .send()
-            .await
-            .map_err(CredentialsError::provider_error)?;
-        let issued = answer.credentials.ok_or_else(|| CredentialsError::unhandled("STS issued no credentials"))?;
-        Ok(Credentials::new(
-            issued.access_key_id,
-            issued.secret_access_key,
-            Some(issued.session_token),
-            issued.expiration.try_into().ok(),
-            "AssumeRoleWithWebIdentity",
-        ))
+    fn metadata(&self, config: &ProviderConfig) -> Metadata {
+        let is_off = self.sign_in.text("AWS_EC2_METADATA_DISABLED").is_some_and(|t| t.eq_ignore_ascii_case("true"));
+        if is_off { Metadata::off() } else { Metadata::of(config) }
     }
 }

@@ -15,6 +15,7 @@ mod aws_sign_in;
 mod aws_sm;
 mod aws_sm_fetch;
 mod aws_sm_manage;
+mod aws_source;
 mod aws_ssm;
 mod aws_ssm_list;
 mod aws_ssm_name;

@@ -42,3 +42,8 @@ async fn azure_key_vault() {
 async fn the_login_authority_of_azure() {
     matrix::check(azure::at_the_login).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws_parameter_store_on_moto() {
+    matrix::check(aws::parameter_store_on_moto).await;
+}

@@ -40,3 +40,18 @@ pub fn on_moto(timeout: &str) -> World {
         ..World::new(proxy)
     }
 }
+
+/// Opens an instance of Parameter Store on moto.
+pub fn parameter_store_on_moto(timeout: &str) -> World {
+    let world = on_moto(timeout);
+    let kind = "aws-parameter-store".to_owned();
+    World {
+        instance: Instance::of_manifest(InstanceSettings { kind, ..world.instance.settings.clone() }),
+        reference: |name| format!("org:///{name}"),
+        failed: json!({ "__type": "InternalServerError", "message": "An error occurred on the server side." })
+            .to_string(),
+        wrong_types: vec![json!({ "Parameters": 7 }).to_string(), json!({ "Parameters": [{ "Name": 1 }] }).to_string()],
+        differs: Vec::new(),
+        ..world
+    }
+}
