@@ -186,7 +186,11 @@ impl Cache {
                 {
                     return Wait::For(Arc::clone(flight));
                 }
-                let (pilot, wanted) = started.get_or_insert_with(|| (Flight::new(options.refresh).1, Vec::new()));
+                let (pilot, wanted) = started.get_or_insert_with(|| {
+                    // At least the instance's timeout, even if this caller has less.
+                    let until = options.deadline.max(Instant::now() + self.timing.timeout);
+                    (Flight::new(options.refresh, until).1, Vec::new())
+                });
                 wanted.push(reference.clone());
                 entry.flight = Some(Arc::clone(pilot.flight()));
                 Wait::For(Arc::clone(pilot.flight()))
@@ -228,10 +232,10 @@ impl Cache {
         }
     }
 
-    /// Fetches `wanted` in a task of its own, for at least the instance's timeout even if this caller has less.
+    /// Fetches `wanted` in a task of its own.
     fn start(self: &Arc<Self>, pilot: Pilot, wanted: Vec<SecretRef>, options: FetchOptions) {
         let cache = Arc::clone(self);
-        let deadline = options.deadline.max(Instant::now() + self.timing.timeout);
+        let deadline = pilot.flight().until;
         tokio::spawn(async move {
             let results = cache.below.fetch(&wanted, FetchOptions { deadline, ..options }).await;
             let brought: Brought = wanted.into_iter().zip(results).collect();

@@ -22,6 +22,8 @@ pub(crate) struct Flight {
     ended: watch::Receiver<()>,
     /// Whether it was started to see past what is held.
     pub(crate) refresh: bool,
+    /// When it ends at the latest.
+    pub(crate) until: Instant,
 }
 
 /// The side of the task. Dropping it ends the flight.
@@ -43,15 +45,15 @@ pub(crate) enum Landing<'a> {
 
 impl Flight {
     /// Returns a flight and the side that must end it.
-    pub(crate) fn new(refresh: bool) -> (Arc<Self>, Pilot) {
+    pub(crate) fn new(refresh: bool, until: Instant) -> (Arc<Self>, Pilot) {
         let (sender, ended) = watch::channel(());
-        let flight = Arc::new(Self { brought: OnceLock::new(), ended, refresh });
+        let flight = Arc::new(Self { brought: OnceLock::new(), ended, refresh, until });
         (Arc::clone(&flight), Pilot { flight, _ends: sender })
     }
 
-    /// Tells whether it has ended.
+    /// Tells whether it has ended, or will this very moment without an answer: nobody joins it any more.
     pub(crate) fn is_over(&self) -> bool {
-        self.ended.has_changed().is_err()
+        self.ended.has_changed().is_err() || Instant::now() >= self.until
     }
 
     /// Waits for the end, at most until `deadline`.
