@@ -79,7 +79,7 @@ impl User {
             "ReadTheseSecrets" | "ReadTheseParameters" | "TwentyToACall" => {
                 let options = FetchOptions { refresh: true, ..FetchOptions::within(Duration::from_secs(10)) };
                 let fetched = self.provider.fetch(&[name("a"), name("b")], options).await;
-                fetched.into_iter().map(|result| result.map(|_| ())).collect()
+                fetched.into_iter().try_for_each(|result| result.map(|_| ()))
             }
             "SetTheseSecrets" | "SetTheseParameters" | "ListNamesAndKeepTheirKeys" => {
                 self.provider.put(&name(&unique("new")), value(), soon()).await.map(|_| ())
