@@ -8,40 +8,36 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
-use broker_core::instance::InstanceSettings;
 use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::SecretValue;
-use broker_core::sign_in::SignIn;
 use futures_util::future::join_all;
 use google_cloud_secretmanager_v1::client::SecretManagerService;
-use google_cloud_secretmanager_v1::model::{self, Replication, Secret, SecretPayload, secret_version};
+use google_cloud_secretmanager_v1::model::{self, Replication, Secret, SecretPayload};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::fault::{Fault, persist};
-use crate::file_stamp::FilesStamp;
-use crate::gcp_name::{Defaults, Listing, Parent, Target, Wanted};
+use crate::gcp_answer::{Standing, crc32c, fetched, number_in, of_write};
+use crate::gcp_hint::{About, hint};
+use crate::gcp_name::{Defaults, Listing, Target, Wanted};
+use crate::gcp_session::{Session, Sessions};
 pub(crate) use crate::gcp_sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV, stamp};
-use crate::gcp_sign_in::{Places, Plan, chain, is_google};
-use crate::gcp_token::Tokens;
-use crate::gcp_wire::{Wire, fault_of};
+use crate::gcp_sign_in::{Places, chain, is_google};
+use crate::gcp_wire::{fault_of, once};
 use crate::provider::{
     Capabilities, Described, DescribedVersion, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider,
     ProviderError, Retry, Stage, unsupported,
 };
 use crate::registry::Opening;
-use crate::rest::Rest;
 
 /// Most reads of one instance at the same time.
 const MAX_READS: usize = 16;
 /// Most repeated requests of one fetch, all secrets together: an outage is not met with a storm.
 const MAX_REPEATS: u32 = 32;
-/// How many times in all a write is sent that was surely not done.
-const MAX_WRITES: u32 = 4;
 /// Most pages that are followed; more is a server gone wrong.
 const MAX_PAGES: usize = 1000;
 
@@ -96,12 +92,14 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderE
     Ok(Arc::new(GcpSecretManager {
         instance: opening.instance.to_owned(),
         defaults: Defaults { project: settings.project.clone().or(project), location: settings.location.clone() },
-        settings: settings.clone(),
-        sign_in: opening.sign_in.clone(),
-        places: Places::of(elsewhere),
-        anonymous,
-        rest,
-        session: Mutex::default(),
+        sessions: Sessions {
+            settings: settings.clone(),
+            sign_in: opening.sign_in.clone(),
+            places: Places::of(elsewhere),
+            anonymous,
+            rest,
+            held: Mutex::default(),
+        },
         reads: Semaphore::new(MAX_READS),
     }))
 }
@@ -109,99 +107,11 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderE
 struct GcpSecretManager {
     instance: String,
     defaults: Defaults,
-    settings: InstanceSettings,
-    sign_in: SignIn,
-    places: Places,
-    anonymous: bool,
-    rest: Rest,
-    session: Mutex<Option<Session>>,
+    sessions: Sessions,
     reads: Semaphore,
 }
 
-/// An identity that is signed in, or will be with its first request.
-#[derive(Clone)]
-struct Session {
-    tokens: Arc<Tokens>,
-    /// The file of the sign-in as it was: a session of an edited file is no longer anybody's.
-    files: FilesStamp,
-    rest: Rest,
-    endpoint: Option<String>,
-}
-
-impl Session {
-    /// Returns the client of a location's endpoint.
-    fn client(&self, location: Option<&str>) -> SecretManagerService {
-        let endpoint = match (&self.endpoint, location) {
-            (Some(endpoint), _) => endpoint.trim_end_matches('/').to_owned(),
-            (None, None) => "https://secretmanager.googleapis.com".to_owned(),
-            (None, Some(location)) => format!("https://secretmanager.{location}.rep.googleapis.com"),
-        };
-        let wire = Wire::new(self.rest.clone(), endpoint, Arc::clone(&self.tokens));
-        SecretManagerService::from_stub::<Wire>(wire)
-    }
-}
-
 impl GcpSecretManager {
-    /// Returns a session with a token in hand, and whether that token is of an earlier request.
-    async fn session(&self, deadline: Instant) -> Result<(Session, bool), Fault> {
-        let files = stamp(&self.sign_in);
-        let held = self.held().clone().filter(|session| session.files == files);
-        let session = match held {
-            Some(session) => session,
-            None => {
-                let plan = timeout_at(deadline, self.plan()).await.map_err(|_| Fault::late())??;
-                let (rest, endpoint) = (self.rest.clone(), self.settings.endpoint.clone());
-                let tokens = Arc::new(Tokens::new(rest.clone(), plan));
-                let session = Session { tokens, files, rest, endpoint };
-                *self.held() = Some(session.clone());
-                session
-            }
-        };
-        let had = session.tokens.had();
-        // Once and before everything else: a sign-in that fails is not tried for each secret.
-        let signed_in = persist(deadline, || session.tokens.bearer()).await;
-        signed_in.map(|_| (session, had)).inspect_err(|_| *self.held() = None)
-    }
-
-    async fn plan(&self) -> Result<Plan, Fault> {
-        if self.anonymous {
-            return Ok(Plan::anonymous());
-        }
-        let (settings, sign_in, places) = (self.settings.clone(), self.sign_in.clone(), self.places.clone());
-        let read = tokio::task::spawn_blocking(move || Plan::read(&settings, &sign_in, places)).await;
-        read.unwrap_or_else(|_| Err(Fault::new(ErrorKind::Unavailable, "the credentials could not be read")))
-    }
-
-    fn held(&self) -> MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Drops a session that the service no longer takes, unless somebody else already did.
-    fn drop_session(&self, session: &Session) {
-        let mut held = self.held();
-        if held.as_ref().is_some_and(|held| Arc::ptr_eq(&held.tokens, &session.tokens)) {
-            *held = None;
-        }
-    }
-
-    /// Does one thing signed in. A token of an earlier request that is refused is replaced once: it may have ended early.
-    async fn signed_in<T, F>(&self, deadline: Instant, mut act: impl FnMut(Session) -> F) -> Result<T, Fault>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        let (session, had) = self.session(deadline).await?;
-        let done = act(session.clone()).await;
-        let refused = done.as_ref().is_err_and(|fault| fault.kind == ErrorKind::Unauthenticated);
-        if refused {
-            self.drop_session(&session);
-        }
-        if !refused || !had || self.anonymous {
-            return done;
-        }
-        let (session, _) = self.session(deadline).await?;
-        act(session).await
-    }
-
     /// Sends a request that reads, when it is its turn. `repeats` is what all requests of one fetch have left.
     async fn read<T, F>(&self, deadline: Instant, repeats: &AtomicU32, send: impl Fn() -> F) -> Result<T, Fault>
     where
@@ -344,98 +254,54 @@ impl GcpSecretManager {
     ) -> Result<Vec<Listed>, Fault> {
         let repeats = AtomicU32::new(MAX_REPEATS);
         let filter = label_filter(tags);
-        self.signed_in(deadline, |session| {
-            let (repeats, filter) = (&repeats, &filter);
-            async move {
-                let client = session.client(listing.parent.location.as_deref());
-                let parent = listing.parent.name();
-                let (mut found, mut page) = (Vec::new(), String::new());
-                for _ in 0..MAX_PAGES {
-                    let listed = self.read(deadline, repeats, || {
-                        let request = client.list_secrets().set_parent(&parent).set_page_size(1000);
-                        request.set_page_token(&page).set_filter(filter).send()
-                    });
-                    let listed = listed.await?;
-                    found.extend(listed.secrets.into_iter().filter_map(|secret| {
-                        let id = secret.name.rsplit('/').next().filter(|id| id.starts_with(&listing.secret))?;
-                        let tagged = tags.iter().all(|(name, value)| secret.labels.get(name) == Some(value));
-                        let path = format!("{}{id}", listing.stem);
-                        tagged.then_some(Listed { path, version: None, changed: None })
-                    }));
-                    page = listed.next_page_token;
-                    if page.is_empty() {
-                        break;
+        self.sessions
+            .signed_in(deadline, |session| {
+                let (repeats, filter) = (&repeats, &filter);
+                async move {
+                    let client = session.client(listing.parent.location.as_deref());
+                    let parent = listing.parent.name();
+                    let (mut found, mut page) = (Vec::new(), String::new());
+                    for _ in 0..MAX_PAGES {
+                        let listed = self.read(deadline, repeats, || {
+                            let request = client.list_secrets().set_parent(&parent).set_page_size(1000);
+                            request.set_page_token(&page).set_filter(filter).send()
+                        });
+                        let listed = listed.await?;
+                        found.extend(listed.secrets.into_iter().filter_map(|secret| {
+                            let id = secret.name.rsplit('/').next().filter(|id| id.starts_with(&listing.secret))?;
+                            let tagged = tags.iter().all(|(name, value)| secret.labels.get(name) == Some(value));
+                            let path = format!("{}{id}", listing.stem);
+                            tagged.then_some(Listed { path, version: None, changed: None })
+                        }));
+                        page = listed.next_page_token;
+                        if page.is_empty() {
+                            break;
+                        }
                     }
+                    found.sort_unstable_by(|a: &Listed, b| a.path.cmp(&b.path));
+                    found.dedup_by(|a, b| a.path == b.path);
+                    Ok(found)
                 }
-                found.sort_unstable_by(|a: &Listed, b| a.path.cmp(&b.path));
-                found.dedup_by(|a, b| a.path == b.path);
-                Ok(found)
-            }
-        })
-        .await
+            })
+            .await
     }
 
     /// Says `fault` of `reference`, with the way out that fits.
     fn error(&self, fault: Fault, reference: Option<&SecretRef>) -> ProviderError {
+        let about = About {
+            instance: &self.instance,
+            target: reference.and_then(|reference| Target::of(reference, &self.defaults).ok()),
+            anonymous: self.sessions.anonymous,
+            sign_in: &self.sessions.sign_in,
+        };
         ProviderError {
-            hint: self.hint(&fault, reference),
+            hint: hint(&fault, about),
             kind: fault.kind,
             instance: self.instance.clone(),
             reference: reference.cloned(),
             retry: fault.retry(),
             cause: fault.cause,
         }
-    }
-
-    fn hint(&self, fault: &Fault, reference: Option<&SecretRef>) -> Option<String> {
-        let target = reference.and_then(|reference| Target::of(reference, &self.defaults).ok());
-        Some(match fault.kind {
-            ErrorKind::NotFound if fault.is("FAILED_PRECONDITION") => {
-                "enable that version, or add a new one".to_owned()
-            }
-            ErrorKind::NotFound => match target {
-                Some(Target { parent: Parent { project, location: None }, .. }) => {
-                    format!("it was looked for in the project `{project}`: check its name")
-                }
-                Some(Target { parent: Parent { project, location: Some(location) }, .. }) => {
-                    format!("it was looked for in the project `{project}` in `{location}`: check its name")
-                }
-                None => "check the version and the name".to_owned(),
-            },
-            ErrorKind::Denied if fault.is("SERVICE_DISABLED") => {
-                "enable the API with `gcloud services enable secretmanager.googleapis.com`".to_owned()
-            }
-            ErrorKind::Denied if fault.cause.starts_with("to act as") => {
-                "your identity lacks `roles/iam.serviceAccountTokenCreator` on that service account".to_owned()
-            }
-            ErrorKind::Denied => {
-                let role = match missing_permission(&fault.cause) {
-                    Some("secretmanager.versions.add") => "roles/secretmanager.secretVersionAdder",
-                    Some(
-                        "secretmanager.versions.list" | "secretmanager.secrets.get" | "secretmanager.secrets.list",
-                    ) => "roles/secretmanager.viewer",
-                    None | Some("secretmanager.versions.access") => "roles/secretmanager.secretAccessor",
-                    Some(_) => "roles/secretmanager.admin",
-                };
-                format!("the signed-in identity lacks `{role}` on it, or it does not exist")
-            }
-            ErrorKind::Unauthenticated if self.anonymous => "this server wants a sign-in".to_owned(),
-            ErrorKind::Unauthenticated => {
-                let base = "sign in with `gcloud auth application-default login`";
-                match self.sign_in.text("GOOGLE_APPLICATION_CREDENTIALS") {
-                    Some(_) => {
-                        format!("{base}, or check `GOOGLE_APPLICATION_CREDENTIALS` and the clock of this machine")
-                    }
-                    None => format!("{base}, or set `GOOGLE_APPLICATION_CREDENTIALS`"),
-                }
-            }
-            ErrorKind::Unsupported if fault.cause.contains("which project") => {
-                format!("give `{}` a `project`, or write `PROJECT/SECRET`", self.instance)
-            }
-            ErrorKind::Throttled => "try again in a while, or raise `timeout` of the instance".to_owned(),
-            ErrorKind::Unavailable => "check the network, or allow older values with `max-stale`".to_owned(),
-            _ => return None,
-        })
     }
 }
 
@@ -457,7 +323,7 @@ impl Provider for GcpSecretManager {
             if open.is_empty() {
                 break;
             }
-            let (session, had) = match self.session(deadline).await {
+            let (session, had) = match self.sessions.session(deadline).await {
                 Ok(session) => session,
                 Err(fault) => {
                     answers.extend(open.into_keys().map(|key| (key, Err(fault.clone()))));
@@ -476,9 +342,9 @@ impl Provider for GcpSecretManager {
                 answers.insert(key, answer);
             }
             if !refused.is_empty() {
-                self.drop_session(&session);
+                self.sessions.reject(&session);
             }
-            if round > 0 || !had || self.anonymous {
+            if round > 0 || !had || self.sessions.anonymous {
                 break;
             }
             open = refused;
@@ -502,8 +368,9 @@ impl Provider for GcpSecretManager {
             return Err(unsupported(reference, "only the current version can be written"));
         }
         let (target, value) = (&target, &value);
-        let added =
-            self.signed_in(deadline, |session| async move { self.add(&session, target, value, deadline).await });
+        let added = self
+            .sessions
+            .signed_in(deadline, |session| async move { self.add(&session, target, value, deadline).await });
         added.await.map(Some).map_err(|fault| self.error(of_write(fault), Some(reference)))
     }
 
@@ -513,7 +380,7 @@ impl Provider for GcpSecretManager {
             return Err(unsupported(reference, "a secret is deleted with all its versions"));
         }
         let target = &target;
-        let deleted = self.signed_in(deadline, |session| async move {
+        let deleted = self.sessions.signed_in(deadline, |session| async move {
             let client = session.client(target.parent.location.as_deref());
             once(deadline, || client.delete_secret().set_name(target.secret_name()).send()).await
         });
@@ -534,7 +401,7 @@ impl Provider for GcpSecretManager {
         let whole = SecretRef { version: Version::Current, ..reference.clone() };
         let target = Target::of(&whole, &self.defaults).map_err(|fault| self.error(fault, Some(reference)))?;
         let (repeats, target) = (&AtomicU32::new(MAX_REPEATS), &target);
-        let found = self.signed_in(deadline, |session| async move {
+        let found = self.sessions.signed_in(deadline, |session| async move {
             let client = session.client(target.parent.location.as_deref());
             let secret = self.read(deadline, repeats, || client.get_secret().set_name(target.secret_name()).send());
             let versions = self.versions(&client, target, repeats, deadline, false);
@@ -561,52 +428,8 @@ impl Provider for GcpSecretManager {
     }
 
     fn forget(&self) {
-        *self.held() = None;
+        self.sessions.forget();
     }
-}
-
-/// One version as a listing says it.
-struct Standing {
-    number: u64,
-    usable: bool,
-    created: Option<SystemTime>,
-}
-
-impl Standing {
-    fn of(version: model::SecretVersion) -> Option<Self> {
-        let number = version.name.rsplit('/').next()?.parse().ok()?;
-        let created = version.create_time.and_then(|time| SystemTime::try_from(time).ok());
-        Some(Self { number, usable: version.state == secret_version::State::Enabled, created })
-    }
-}
-
-/// Checks an answer and takes the value out of it.
-fn fetched(answer: model::AccessSecretVersionResponse, target: &Target) -> Result<Fetched, Fault> {
-    let version = number_in(&answer.name, target)?.to_owned();
-    let payload = answer.payload.ok_or_else(|| Fault::new(ErrorKind::Malformed, "the answer holds no payload"))?;
-    let sum = payload.data_crc32c.ok_or_else(|| Fault::new(ErrorKind::Malformed, "the answer holds no checksum"))?;
-    let value = SecretValue::new(payload.data.into());
-    // Opened to be checked against Google's checksum.
-    if i64::from(crc32c(value.expose())) != sum {
-        return Err(Fault::new(ErrorKind::Malformed, "the value was damaged on its way: its checksum does not fit"));
-    }
-    Ok(Fetched {
-        value: Arc::new(value),
-        version: Some(version),
-        fetched_at: Instant::now(),
-        stale: false,
-        lone_field: None,
-    })
-}
-
-/// Returns the version's number in the name that an answer gives, which must be of the secret that was asked for. The
-/// project there is a number, whatever was asked.
-fn number_in<'a>(name: &'a str, target: &Target) -> Result<&'a str, Fault> {
-    let of_secret = name.rsplit_once("/versions/").filter(|(secret, number)| {
-        secret.rsplit('/').next() == Some(&target.secret) && number.bytes().all(|b| b.is_ascii_digit())
-    });
-    let number = of_secret.map(|(_, number)| number).filter(|number| !number.is_empty());
-    number.ok_or_else(|| Fault::new(ErrorKind::Malformed, "the answer is about another secret"))
 }
 
 /// Returns what makes two targets the same request.
@@ -615,37 +438,6 @@ fn asked_as(target: &Target) -> String {
         Wanted::Latest => target.version_name("latest"),
         Wanted::Named(version) => target.version_name(version),
         Wanted::Previous => target.version_name("?previous"),
-    }
-}
-
-/// Sends a request that must not be done twice: a version that was added twice would be its own previous one. It is
-/// repeated only where it surely was not done, because nobody was reached or the service was too busy.
-async fn once<T, F>(deadline: Instant, send: impl Fn() -> F) -> Result<T, Fault>
-where
-    F: Future<Output = google_cloud_secretmanager_v1::Result<T>>,
-{
-    let mut attempt = 1;
-    loop {
-        let fault = match timeout_at(deadline, send()).await {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => fault_of(&error),
-            Err(_) => return Err(Fault::late()),
-        };
-        let undone = fault.kind == ErrorKind::Throttled || fault.cause.starts_with("no connection");
-        let wake = Instant::now() + fault.retry_after.unwrap_or(Duration::from_millis(100) * attempt);
-        if !undone || attempt >= MAX_WRITES || wake >= deadline {
-            return Err(fault);
-        }
-        attempt += 1;
-        sleep_until(wake).await;
-    }
-}
-
-/// What cannot be found out for a read cannot be done for a write.
-fn of_write(fault: Fault) -> Fault {
-    match fault.is("INVALID_ARGUMENT") || fault.is("FAILED_PRECONDITION") {
-        true => Fault { kind: ErrorKind::Unsupported, ..fault },
-        false => fault,
     }
 }
 
@@ -664,11 +456,6 @@ fn label_filter(tags: &[(String, String)]) -> String {
     tags.iter().map(|(name, value)| format!("labels.{name}={value}")).collect::<Vec<_>>().join(" AND ")
 }
 
-/// Returns the permission in Google's sentence `Permission '...' denied for resource '...'`.
-fn missing_permission(cause: &str) -> Option<&str> {
-    cause.split("Permission '").nth(1)?.split('\'').next()
-}
-
 fn is_loopback(address: &str) -> bool {
     let rest = address.split_once("://").map_or("", |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -677,25 +464,6 @@ fn is_loopback(address: &str) -> bool {
         None => authority.split(':').next().unwrap_or_default(),
     };
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// Returns the Castagnoli CRC of `bytes` (RFC 3720 appendix B.4).
-fn crc32c(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            let (mut crc, mut bit) = (byte as u32, 0);
-            while bit < 8 {
-                crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
-                bit += 1;
-            }
-            table[byte] = crc;
-            byte += 1;
-        }
-        table
-    };
-    !bytes.iter().fold(!0, |crc, byte| (crc >> 8) ^ TABLE[usize::from(crc as u8 ^ byte)])
 }
 
 impl fmt::Debug for GcpSecretManager {
@@ -707,14 +475,6 @@ impl fmt::Debug for GcpSecretManager {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_checksum_is_that_of_the_standard() {
-        // RFC 3720 appendix B.4, and the check value of the catalogues.
-        for (bytes, sum) in [(&[0; 32][..], 0x8a91_36aa), (&[0xff; 32], 0x62a8_ab43), (b"123456789", 0xe306_9283)] {
-            assert_eq!(crc32c(bytes), sum);
-        }
-    }
 
     #[test]
     fn only_this_machine_is_loopback() {

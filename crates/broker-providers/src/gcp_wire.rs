@@ -5,6 +5,7 @@
 //! counts. Paths, queries and bodies are those of the discovery document `secretmanager.v1`; messages are the crate's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use google_cloud_gax::options::RequestOptions;
 use google_cloud_gax::response::Response;
@@ -14,12 +15,16 @@ use google_cloud_secretmanager_v1::{Error, Result};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::fault::Fault;
 use crate::gcp_token::Tokens;
 use crate::provider::ErrorKind;
 use crate::rest::{Answer, Rest};
+
+/// How many times in all a write is sent that was surely not done.
+const MAX_WRITES: u32 = 4;
 
 /// The connections to one endpoint, for one identity.
 #[derive(Debug)]
@@ -146,6 +151,29 @@ pub(crate) fn fault_of(error: &Error) -> Fault {
         Some(Failed(fault)) => fault.clone(),
         // The client itself refuses nothing but what we asked it wrongly. Its words may hold the request.
         None => Fault::new(ErrorKind::Malformed, "the request could not be written"),
+    }
+}
+
+/// Sends a request that must not be done twice: a version that was added twice would be its own previous one. It is
+/// repeated only where it surely was not done, because nobody was reached or the service was too busy.
+pub(crate) async fn once<T, F>(deadline: Instant, send: impl Fn() -> F) -> std::result::Result<T, Fault>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut attempt = 1;
+    loop {
+        let fault = match timeout_at(deadline, send()).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => fault_of(&error),
+            Err(_) => return Err(Fault::late()),
+        };
+        let undone = fault.kind == ErrorKind::Throttled || fault.cause.starts_with("no connection");
+        let wake = Instant::now() + fault.retry_after.unwrap_or(Duration::from_millis(100) * attempt);
+        if !undone || attempt >= MAX_WRITES || wake >= deadline {
+            return Err(fault);
+        }
+        attempt += 1;
+        sleep_until(wake).await;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::matrix::{Clock, World};
 use crate::support::{gcp_signed_in, gcp_user_file, signed_in};
 
 /// Opens an instance on a fake, signed in as a person.
-pub fn on_a_fake(timeout: &str) -> World {
+pub(crate) fn on_a_fake(timeout: &str) -> World {
     let fake = Arc::new(FakeGcp::start());
     let ada = "user:ada@example.com";
     fake.add_refresh_token("1//ada", ada, "client", "client-secret");
