@@ -11,6 +11,7 @@ mod daemon_faults;
 mod environment;
 mod exec;
 mod faults;
+mod gcp;
 mod harness;
 mod leak;
 mod manifest;

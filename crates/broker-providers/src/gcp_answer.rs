@@ -36,7 +36,13 @@ pub(crate) fn fetched(answer: model::AccessSecretVersionResponse, target: &Targe
     if i64::from(crc32c(value.expose())) != sum {
         return Err(Fault::new(ErrorKind::Malformed, "the value was damaged on its way: its checksum does not fit"));
     }
-    Ok(Fetched { value: Arc::new(value), version: Some(version), fetched_at: Instant::now(), stale: false, lone_field: None })
+    Ok(Fetched {
+        value: Arc::new(value),
+        version: Some(version),
+        fetched_at: Instant::now(),
+        stale: false,
+        lone_field: None,
+    })
 }
 
 /// Returns the version's number in the name that an answer gives, which must be of the secret that was asked for. The
