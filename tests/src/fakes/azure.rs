@@ -94,6 +94,11 @@ impl Azure {
         self.world.assign(oid, role, Some(secret));
     }
 
+    /// Lets the object `oid` do this on one secret, as a role of one's own defines it.
+    pub fn assign_actions_at(&self, oid: &str, data_actions: &[&str], secret: &str) {
+        self.world.assign_actions(oid, data_actions, Some(secret));
+    }
+
     /// Lets assertions of this issuer and subject sign in as `application`.
     pub fn federate(&self, application: &Application, issuer: &str, subject: &str) {
         self.world.federate(application, issuer, subject);

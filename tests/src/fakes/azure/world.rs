@@ -58,13 +58,25 @@ pub enum Role {
 }
 
 impl Role {
-    fn allows(self, action: &str) -> bool {
+    /// Returns its data actions that concern secrets, as the role is defined.
+    fn data_actions(self) -> &'static [&'static str] {
         match self {
-            Self::Reader => action == "readMetadata/action",
-            Self::SecretsUser => matches!(action, "readMetadata/action" | "getSecret/action"),
-            Self::SecretsOfficer => true,
+            Self::Reader => &["Microsoft.KeyVault/vaults/secrets/readMetadata/action"],
+            Self::SecretsUser => &[
+                "Microsoft.KeyVault/vaults/secrets/getSecret/action",
+                "Microsoft.KeyVault/vaults/secrets/readMetadata/action",
+            ],
+            Self::SecretsOfficer => &["Microsoft.KeyVault/vaults/secrets/*"],
         }
     }
+}
+
+/// What an object may do, at the vault or at one secret.
+#[derive(Clone, Debug)]
+pub(super) struct Assignment {
+    oid: String,
+    data_actions: Vec<String>,
+    secret: Option<String>,
 }
 
 /// An access token.
@@ -129,7 +141,7 @@ pub(super) struct Secret {
 pub(super) struct State {
     pub(super) applications: HashMap<String, Registered>,
     pub(super) people: HashMap<String, String>,
-    pub(super) roles: Vec<(String, Role, Option<String>)>,
+    pub(super) assignments: Vec<Assignment>,
     pub(super) tokens: HashMap<String, Token>,
     pub(super) refresh_tokens: HashMap<String, Refresh>,
     pub(super) devices: Vec<(String, Device)>,
@@ -154,7 +166,7 @@ impl Default for State {
         Self {
             applications: HashMap::new(),
             people: HashMap::new(),
-            roles: Vec::new(),
+            assignments: Vec::new(),
             tokens: HashMap::new(),
             refresh_tokens: HashMap::new(),
             devices: Vec::new(),
@@ -182,12 +194,17 @@ impl State {
 
     /// Tells whether `oid` may do this to one secret, or to the vault where there is none.
     pub(super) fn allows(&self, oid: &str, action: &str, secret: Option<&str>) -> bool {
-        self.roles.iter().any(|(who, role, at)| {
-            let covers = match at {
+        let action = format!("Microsoft.KeyVault/vaults/secrets/{action}");
+        let is_allowed = |known: &String| match known.strip_suffix('*') {
+            Some(beginning) => action.starts_with(beginning),
+            None => *known == action,
+        };
+        self.assignments.iter().any(|assignment| {
+            let covers = match &assignment.secret {
                 None => true,
                 Some(at) => !self.by_policy && secret.is_some_and(|secret| secret.eq_ignore_ascii_case(at)),
             };
-            who == oid && covers && role.allows(action)
+            assignment.oid == oid && covers && assignment.data_actions.iter().any(is_allowed)
         })
     }
 
@@ -259,7 +276,13 @@ impl World {
     }
 
     pub(super) fn assign(&self, oid: &str, role: Role, secret: Option<&str>) {
-        self.state().roles.push((oid.to_owned(), role, secret.map(str::to_owned)));
+        self.assign_actions(oid, role.data_actions(), secret);
+    }
+
+    pub(super) fn assign_actions(&self, oid: &str, data_actions: &[&str], secret: Option<&str>) {
+        let data_actions = data_actions.iter().map(|action| (*action).to_owned()).collect();
+        let (oid, secret) = (oid.to_owned(), secret.map(str::to_owned));
+        self.state().assignments.push(Assignment { oid, data_actions, secret });
     }
 
     pub(super) fn federate(&self, application: &Application, issuer: &str, subject: &str) {
