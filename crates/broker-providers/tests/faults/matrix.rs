@@ -3,7 +3,6 @@
 //! Each fault meets a world of its own, all of them at the same time; the slow ones decide how long it takes.
 
 use std::any::Any;
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use broker_core::secret::SecretValue;
@@ -13,7 +12,7 @@ use broker_providers::registry::{Instance, Registry};
 use broker_providers::resolve::{ResolveOptions, Resolved, resolve};
 use broker_tests::proxy::{Fault, Proxy};
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 
 use crate::support::{reference, registry, unique};
@@ -56,6 +55,7 @@ pub struct World {
     /// What is done just before each fetch under a fault: to sign in anew, where the fault is at the sign-in.
     pub before: fn(&Registry),
     /// What must live as long: servers, directories.
+    #[expect(dead_code, reason = "held, and dropped with the world")]
     pub alive: Vec<Box<dyn Any + Send + Sync>>,
 }
 
@@ -146,7 +146,7 @@ fn json_answer(status: u16, headers: &[(&str, &str)], body: String) -> Fault {
 
 /// Checks every fault at one kind, and says of all that do not hold.
 pub async fn check(open: fn(&str) -> World) {
-    let mut checks: Vec<(&'static str, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)> = Vec::new();
+    let mut checks: Vec<(&'static str, BoxFuture<'static, ()>)> = Vec::new();
     for row in ROWS {
         checks.push((row.name, fails(open, row).boxed()));
     }
