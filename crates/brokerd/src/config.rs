@@ -5,6 +5,7 @@
 //! broken: going on with defaults could weaken what somebody meant to tighten.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -116,14 +117,20 @@ impl Config {
                     let read = read_table::<AuditTable>(&mut reader, "`[audit]`", span, table);
                     self.sync_always |= matches!(read.and_then(|audit| audit.sync), Some(Sync::Always));
                 }
-                "providers" => self.read_instances(&mut reader, table, from),
+                "providers" => self.read_instances(&mut reader, table, from, is_ours_alone(path)),
                 name => reader.unknown(span, "section", name, ["daemon", "audit", "providers"]),
             }
         }
         reader.finish()
     }
 
-    fn read_instances(&mut self, reader: &mut Reader<'_>, table: toml::de::DeTable<'_>, from: &'static str) {
+    fn read_instances(
+        &mut self,
+        reader: &mut Reader<'_>,
+        table: toml::de::DeTable<'_>,
+        from: &'static str,
+        ours_alone: bool,
+    ) {
         for (key, value) in table {
             let name = key.get_ref().to_string();
             let DeValue::Table(table) = value.into_inner() else {
@@ -141,6 +148,11 @@ impl Config {
                     reader.unknown(key.span(), "kind of provider", &settings.kind, KINDS.iter().map(|kind| kind.kind));
                 }
                 Some(kind) => {
+                    if !kind.in_manifest && !ours_alone {
+                        let problem = format!("{what}: an instance of kind `{}` stands in a file of others", kind.kind);
+                        let hint = "only you and root may own and write the file: it names programs".to_owned();
+                        reader.report(key.span(), problem, Some(hint));
+                    }
                     for foreign in kind.foreign_keys(&settings) {
                         let hint = format!("keys of this kind are {}", kind.keys.join(", "));
                         let problem = format!("{what}: kind `{}` has no key `{foreign}`", kind.kind);
@@ -155,6 +167,12 @@ impl Config {
             self.instances.entry(name).or_insert((settings, from));
         }
     }
+}
+
+/// Tells whether only this user and root can write the file.
+fn is_ours_alone(path: &Path) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    std::fs::metadata(path).is_ok_and(|meta| [0, us].contains(&meta.uid()) && meta.mode() & 0o022 == 0)
 }
 
 /// When a file last changed, and how large it was: enough to see that it must be read again.
@@ -233,6 +251,20 @@ mod tests {
             "[providers.x]\nkind = \"y\"\n",
         ] {
             assert_eq!(read(text).unwrap_err().len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_names_no_program() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "[providers.op]\nkind = \"exec\"\n").unwrap();
+        for (mode, problems) in [(0o600, 0), (0o644, 0), (0o664, 1), (0o606, 1)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let paths = [("/nonexistent/x".into(), "machine"), (path.clone(), "user")];
+            let read = ConfigFiles { paths, current: Mutex::new(None) }.current();
+            assert_eq!(read.err().unwrap_or_default().len(), problems, "{mode:o}");
         }
     }
 
