@@ -141,7 +141,7 @@ async fn the_keyring_of_the_kernel_keeps_the_contract() {
         instance: "keyring".into(),
         prefix: unique("contract"),
         path: str::to_owned,
-        known_wrong: vec![("values_are_the_stored_bytes", "a key of the kernel holds at most 32767 bytes")],
+        known_wrong: vec![],
     })
     .await;
     // They would stay in the persistent keyring of this user.
