@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use broker_core::secret::SecretValue;
 use reqwest::header::HeaderMap;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 use zeroize::Zeroizing;
 
 use crate::fault::{Fault, retry_after};
@@ -130,7 +130,15 @@ impl Answer {
     ///
     /// # Errors
     /// [`ErrorKind::Malformed`] with the place of the problem, never with the text.
-    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Fault> {
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        self.json_within()
+    }
+
+    /// Reads the body into something that points into it, which copies no value.
+    ///
+    /// # Errors
+    /// Like [`Answer::json`].
+    pub(crate) fn json_within<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Fault> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             let cause = format!("HTTP {}, an answer that makes no sense at line {line}, column {column}", self.status);

@@ -26,7 +26,7 @@ use crate::rest::{Pool, Rest};
 use crate::vault_kv::{Engine, Metadata, Object, Options, Place, Stored, Write, value_of, written};
 use crate::vault_mounts::Mounts;
 pub(crate) use crate::vault_sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
-use crate::vault_sign_in::{Held, Method, VaultSignIn};
+use crate::vault_sign_in::{Held, Method, SERVICE_ACCOUNT, VaultSignIn};
 use crate::vault_wire::{Call, Wire, is_sendable};
 
 /// Most reads of one instance at the same time.
@@ -114,6 +114,7 @@ fn sign_in(opening: &Opening<'_>) -> Result<VaultSignIn, ProviderError> {
         fixed: opening.fixed,
         sign_in: opening.sign_in.clone(),
         token_file: token_file(),
+        service_account: SERVICE_ACCOUNT.into(),
         sign_ins: Arc::clone(&opening.shared.sign_ins),
         own: Default::default(),
         waiting: Mutex::default(),

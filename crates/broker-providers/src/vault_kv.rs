@@ -94,11 +94,11 @@ impl<'a> Stored<'a> {
     pub(crate) fn read(engine: Engine, answer: &'a Answer) -> Result<Self, Fault> {
         match engine {
             Engine::Plain => {
-                let whole: Envelope<&RawValue> = answer.json()?;
+                let whole: Envelope<&RawValue> = answer.json_within()?;
                 Ok(Self { object: Some(object(whole.data, answer.status)?), version: None })
             }
             Engine::Versioned => {
-                let whole: Envelope<VersionedData<'_>> = answer.json()?;
+                let whole: Envelope<VersionedData<'_>> = answer.json_within()?;
                 let stored = whole.data.data.filter(|data| data.get() != "null");
                 let object = stored.map(|stored| object(stored, answer.status)).transpose()?;
                 Ok(Self { object, version: Some(whole.data.metadata) })

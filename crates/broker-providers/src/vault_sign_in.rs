@@ -36,7 +36,7 @@ pub(crate) const BOOTSTRAP_ENV: &[&str] =
     &["VAULT_TOKEN", "BAO_TOKEN", "VAULT_SECRET_ID", "VAULT_JWT", "VAULT_CLIENT_KEY", "BAO_CLIENT_KEY"];
 
 /// Where Kubernetes puts the token of a service account.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+pub(crate) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// What `auth` may say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub(crate) struct VaultSignIn {
     pub(crate) sign_in: SignIn,
     /// Where `vault login` leaves its token.
     pub(crate) token_file: Option<PathBuf>,
+    /// Where Kubernetes leaves the token of a service account.
+    pub(crate) service_account: PathBuf,
     pub(crate) sign_ins: Arc<SignIns>,
     pub(crate) own: Own,
     /// A sign-in under way in a browser.
@@ -253,12 +255,13 @@ impl VaultSignIn {
             }
             Method::Jwt => self.with_jwt(given("VAULT_JWT").ok_or_else(missing)?, deadline).await,
             Method::Kubernetes => {
-                let read = || crate::aws_profile::read_text(SERVICE_ACCOUNT.as_ref());
+                let path = self.service_account.clone();
+                let read = move || crate::aws_profile::read_text(&path);
                 let text = tokio::task::spawn_blocking(read).await.ok().and_then(Result::ok);
                 let text = text.ok_or_else(|| {
                     Fault::new(
                         ErrorKind::Unauthenticated,
-                        format!("there is no service account at `{SERVICE_ACCOUNT}`"),
+                        format!("there is no service account at `{}`", self.service_account.display()),
                     )
                 })?;
                 self.with_jwt(SecretValue::new(text.trim().as_bytes().to_vec()), deadline).await
@@ -543,3 +546,7 @@ impl fmt::Debug for VaultSignIn {
         f.debug_struct("VaultSignIn").field("wire", &self.wire).field("method", &self.method).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "vault_sign_in_tests.rs"]
+mod tests;

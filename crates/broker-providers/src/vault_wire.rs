@@ -171,7 +171,7 @@ struct ToldDeleted<'a> {
 }
 
 fn is_told_deleted(answer: &Answer) -> bool {
-    answer.json::<ToldDeleted<'_>>().is_ok_and(|told| told.data.is_some_and(|data| data.get() != "null"))
+    answer.json_within::<ToldDeleted<'_>>().is_ok_and(|told| told.data.is_some_and(|data| data.get() != "null"))
 }
 
 /// Says what an answer that is no success means.

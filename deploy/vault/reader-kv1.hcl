@@ -1,0 +1,4 @@
+# What `broker exec` needs in a KV engine of version 1 at `secret/`.
+path "secret/shop/dev/*" {
+  capabilities = ["read"]
+}
