@@ -48,7 +48,7 @@ mod gcp_hint;
 mod gcp_name;
 mod gcp_session;
 mod gcp_sign_in;
-pub mod gcp_sm;
+mod gcp_sm;
 mod gcp_token;
 mod gcp_wire;
 mod keyring;
