@@ -5,7 +5,6 @@
 //! suffers, that no value is in any message, and that all is well again afterwards.
 #![allow(dead_code, unreachable_pub, reason = "each row uses its part of the table")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
-#![allow(unreachable_pub, reason = "the rows are modules of this test")]
 
 #[path = "faults/aws.rs"]
 mod aws;

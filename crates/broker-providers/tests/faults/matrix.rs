@@ -55,7 +55,6 @@ pub struct World {
     /// What is done just before each fetch under a fault: to sign in anew, where the fault is at the sign-in.
     pub before: fn(&Registry),
     /// What must live as long: servers, directories.
-    #[expect(dead_code, reason = "held, and dropped with the world")]
     pub alive: Vec<Box<dyn Any + Send + Sync>>,
 }
 
