@@ -445,3 +445,15 @@ async fn no_more_than_32_mib_of_values_are_held_and_the_oldest_go_first() {
     manager.says("small", Ok("v"));
     assert_eq!(one(&cache, "small", ordinary()).await, fresh("v"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_a_fetch_whose_time_is_over() {
+    let (manager, cache) = cached(Duration::ZERO);
+    manager.says("a", Ok("one"));
+    // It never answers, and has not noticed yet that its time is over.
+    *manager.gate.lock().unwrap() = Some(Arc::new(Notify::new()));
+    assert_eq!(one(&cache, "a", refresh()).await, Err(ErrorKind::Unavailable));
+    *manager.gate.lock().unwrap() = None;
+    assert_eq!(one(&cache, "a", refresh()).await, fresh("one"));
+    assert_eq!(manager.calls(), 2);
+}
