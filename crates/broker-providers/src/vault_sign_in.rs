@@ -33,7 +33,7 @@ pub(crate) const SIGN_IN_ENV: &[&str] =
 
 /// The variables that are or lead to a credential.
 pub(crate) const BOOTSTRAP_ENV: &[&str] =
-    &["VAULT_TOKEN", "BAO_TOKEN", "VAULT_SECRET_ID", "VAULT_JWT", "VAULT_CLIENT_KEY", "BAO_CLIENT_KEY"];
+    &["BAO_CLIENT_KEY", "BAO_TOKEN", "VAULT_CLIENT_KEY", "VAULT_JWT", "VAULT_SECRET_ID", "VAULT_TOKEN"];
 
 /// Where Kubernetes puts the token of a service account.
 pub(crate) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
