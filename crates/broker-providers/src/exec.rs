@@ -6,6 +6,10 @@
 //! own: a program may ask its user something, and how often is for a person to decide. The exchange is documented in
 //! docs/providers/exec.md.
 
+pub(crate) mod exchange;
+pub(crate) mod program;
+pub(crate) mod protocol;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -20,9 +24,9 @@ use broker_core::sign_in::SignIn;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use crate::exec_exchange::{Exchange, ExchangeError};
-use crate::exec_program::{Pin, ProgramError};
-use crate::exec_protocol::{self as protocol, Abilities, Asked, Problem, Task};
+use crate::exec::exchange::{Exchange, ExchangeError};
+use crate::exec::program::{Pin, ProgramError};
+use crate::exec::protocol::{Abilities, Asked, Problem, Task};
 use crate::provider::{
     Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
 };

@@ -5,6 +5,8 @@
 //! collection blocks without end: each runs on a thread of its own, of which there are only a few, and the caller waits
 //! until its deadline. The service `broker` holds what the broker itself keeps there; no reference reaches it.
 
+pub(crate) mod store;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::fault::Fault;
-use crate::keyring_store::{self as store, OWN_SERVICE, Store, Which};
+use crate::keyring::store::{OWN_SERVICE, Store, Which};
 use crate::provider::{
     Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
     unsupported,

@@ -5,6 +5,12 @@
 //! values are opened for each request and held by nobody here. A store of the keyring unlocks by itself on first use, and
 //! is made by itself on first write where the keyring works. Wrong passphrases cost Argon2id, one at a time.
 
+pub(crate) mod crypto;
+pub(crate) mod db;
+pub(crate) mod files;
+pub(crate) mod key;
+pub(crate) mod keyring;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +22,11 @@ use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::SecretValue;
 use tokio::time::{Instant, timeout_at};
 
-use crate::local_crypto::Key;
-use crate::local_db::{DB_FILE, Db, DbError, StoreKeys};
-use crate::local_files;
-pub use crate::local_key::KeySource;
-use crate::local_key::{KEY_FILE, KeyError, KeyFile};
-use crate::local_keyring::{self, KeyringError};
+use crate::local::crypto::Key;
+use crate::local::db::{DB_FILE, Db, DbError, StoreKeys};
+pub use crate::local::key::KeySource;
+use crate::local::key::{KEY_FILE, KeyError, KeyFile};
+use crate::local::keyring::KeyringError;
 use crate::provider::{
     Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
 };
@@ -129,7 +134,7 @@ impl LocalStore {
     /// # Errors
     /// [`ErrorKind::Unavailable`] with the reason.
     pub async fn probe_keyring(&self) -> Result<(), ProviderError> {
-        local_keyring::probe().await.map_err(|error| self.error(error.into(), None))
+        keyring::probe().await.map_err(|error| self.error(error.into(), None))
     }
 
     /// Unlocks the store with its passphrase. Takes as long as Argon2id does; attempts wait for each other.
@@ -178,7 +183,7 @@ impl LocalStore {
                 }
                 let mut random = zeroize::Zeroizing::new(vec![0; way.random_len()]);
                 let value = loop {
-                    getrandom::fill(&mut random).map_err(|_| DbError::NoRandom(crate::local_crypto::NoRandom))?;
+                    getrandom::fill(&mut random).map_err(|_| DbError::NoRandom(crate::local::crypto::NoRandom))?;
                     // `alnum` rejects bytes and can, very rarely, run out.
                     if let Some(value) = way.value(&random) {
                         break value;
@@ -233,7 +238,7 @@ impl Store {
                 Err(Trouble::new(ErrorKind::Locked, "its key is in the keyring, which may not be used here"))
             }
             Some(file) => {
-                let key = local_keyring::read(&file.id).await.map_err(|error| Trouble {
+                let key = keyring::read(&file.id).await.map_err(|error| Trouble {
                     kind: ErrorKind::Locked,
                     hint: Some("unlock the keyring of this session"),
                     ..Trouble::from(error)
@@ -264,9 +269,9 @@ impl Store {
         let forgets = self.forgets.load(Ordering::Acquire);
         let dir = self.dir.clone();
         let new = blocking(move || {
-            local_files::private_dir(&dir)?;
+            files::private_dir(&dir)?;
             if dir.join(KEY_FILE).exists() {
-                return Err(KeyError::File(local_files::FileError::Exists { path: dir.join(KEY_FILE) }));
+                return Err(KeyError::File(files::FileError::Exists { path: dir.join(KEY_FILE) }));
             }
             if dir.join(DB_FILE).exists() {
                 return Err(KeyError::Orphan);
@@ -277,13 +282,13 @@ impl Store {
         let id = new.file.id.clone();
         let in_keyring = new.for_keyring.is_some();
         if let Some(key) = new.for_keyring {
-            local_keyring::write(&id, key).await?;
+            keyring::write(&id, key).await?;
         }
         let (dir, file) = (self.dir.clone(), new.file);
         // The store is born with its key file; the database is made when it is opened.
         if let Err(trouble) = blocking(move || file.write_new(&dir)).await {
             if in_keyring {
-                let _ = local_keyring::remove(&id).await;
+                let _ = keyring::remove(&id).await;
             }
             return Err(trouble);
         }
@@ -417,7 +422,7 @@ impl Provider for LocalStore {
     }
 }
 
-fn fetched(stored: crate::local_db::Stored) -> Fetched {
+fn fetched(stored: crate::local::db::Stored) -> Fetched {
     let version = Some(stored.version.to_string());
     Fetched { value: Arc::new(stored.value), version, fetched_at: Instant::now(), stale: false, lone_field: None }
 }

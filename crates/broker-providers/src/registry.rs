@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use broker_core::instance::{InstanceSettings, Words};
 use broker_core::sign_in::{SignIn, travels};
 
-use crate::aws_http::Transport;
+use crate::aws::http::Transport;
 use crate::cached::Cached;
 use crate::file_stamp::FilesStamp;
 use crate::local::LocalStore;
@@ -23,7 +23,7 @@ use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
 use crate::rest::Pool;
 use crate::sign_ins::{SignInWay, SignIns};
-use crate::{aws_login, aws_profile, aws_sign_in, aws_sm, aws_ssm, azure_kv, gcp_sm, vault};
+use crate::{aws, azure, gcp, vault};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -60,8 +60,11 @@ pub struct Kind {
     /// Opens an instance for one identity. Quick, and reaches nobody: sign-in happens with the first request.
     pub open: fn(&Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError>,
     /// Opens the instance's way for a person to sign in; nothing where the settings name none.
-    pub(crate) login: fn(&Opening<'_>) -> Result<Option<Arc<dyn Login>>, ProviderError>,
+    pub(crate) login: OpenLogin,
 }
+
+/// Opens a way to sign in, if the settings name one.
+type OpenLogin = fn(&Opening<'_>) -> Result<Option<Arc<dyn Login>>, ProviderError>;
 
 /// The keys that instances of every cached kind understand.
 macro_rules! with_timing {
@@ -86,13 +89,13 @@ pub const KINDS: &[Kind] = &[
             "endpoint-sts",
             "endpoint-sso"
         ],
-        sign_in_env: aws_sign_in::SIGN_IN_ENV,
-        bootstrap_env: aws_sign_in::BOOTSTRAP_ENV,
-        sign_in_files: aws_profile::stamp,
-        capabilities: aws_sm::CAPABILITIES,
+        sign_in_env: aws::sign_in::SIGN_IN_ENV,
+        bootstrap_env: aws::sign_in::BOOTSTRAP_ENV,
+        sign_in_files: aws::profile::stamp,
+        capabilities: aws::sm::CAPABILITIES,
         cached: true,
-        open: aws_sm::open,
-        login: aws_login::open,
+        open: aws::sm::open,
+        login: aws::login::open,
     },
     Kind {
         kind: "aws-parameter-store",
@@ -109,13 +112,13 @@ pub const KINDS: &[Kind] = &[
             "endpoint-sts",
             "endpoint-sso"
         ],
-        sign_in_env: aws_sign_in::SIGN_IN_ENV,
-        bootstrap_env: aws_sign_in::BOOTSTRAP_ENV,
-        sign_in_files: aws_profile::stamp,
-        capabilities: aws_ssm::CAPABILITIES,
+        sign_in_env: aws::sign_in::SIGN_IN_ENV,
+        bootstrap_env: aws::sign_in::BOOTSTRAP_ENV,
+        sign_in_files: aws::profile::stamp,
+        capabilities: aws::ssm::CAPABILITIES,
         cached: true,
-        open: aws_ssm::open,
-        login: aws_login::open,
+        open: aws::ssm::open,
+        login: aws::login::open,
     },
     Kind {
         kind: "gcp-secret-manager",
@@ -123,12 +126,12 @@ pub const KINDS: &[Kind] = &[
         title: "Google Cloud Secret Manager",
         in_manifest: true,
         keys: with_timing!["project", "location", "impersonate", "auth", "endpoint"],
-        sign_in_env: gcp_sm::SIGN_IN_ENV,
-        bootstrap_env: gcp_sm::BOOTSTRAP_ENV,
-        sign_in_files: gcp_sm::stamp,
-        capabilities: gcp_sm::CAPABILITIES,
+        sign_in_env: gcp::sm::SIGN_IN_ENV,
+        bootstrap_env: gcp::sm::BOOTSTRAP_ENV,
+        sign_in_files: gcp::sm::stamp,
+        capabilities: gcp::sm::CAPABILITIES,
         cached: true,
-        open: gcp_sm::open,
+        open: gcp::sm::open,
         login: no_login,
     },
     Kind {
@@ -137,13 +140,13 @@ pub const KINDS: &[Kind] = &[
         title: "Azure Key Vault",
         in_manifest: true,
         keys: with_timing!["address", "tenant", "client-id", "auth", "authority"],
-        sign_in_env: azure_kv::SIGN_IN_ENV,
-        bootstrap_env: azure_kv::BOOTSTRAP_ENV,
-        sign_in_files: azure_kv::stamp,
-        capabilities: azure_kv::CAPABILITIES,
+        sign_in_env: azure::kv::SIGN_IN_ENV,
+        bootstrap_env: azure::kv::BOOTSTRAP_ENV,
+        sign_in_files: azure::kv::stamp,
+        capabilities: azure::kv::CAPABILITIES,
         cached: true,
-        open: azure_kv::open,
-        login: azure_kv::login,
+        open: azure::kv::open,
+        login: azure::kv::login,
     },
     Kind {
         kind: "local",

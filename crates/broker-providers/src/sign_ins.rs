@@ -5,6 +5,11 @@
 //! commands that find nobody signed in lead to one code. A session that ended and cannot be renewed is dropped, and the
 //! next request says how to sign in.
 
+pub(crate) mod flow;
+pub(crate) mod keep;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +22,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::fault::Fault;
 use crate::login::{Begun, Login, Session, SessionKey};
 use crate::provider::{ErrorKind, ProviderError};
-use crate::sign_in_flow::Flow;
-pub use crate::sign_in_flow::Prompt;
-use crate::sign_in_keep::Keep;
+use crate::sign_ins::flow::Flow;
+pub use crate::sign_ins::flow::Prompt;
+use crate::sign_ins::keep::Keep;
 
 /// How long a renewal that failed is not tried again while the session is still good.
 const RENEWAL_RESTS: Duration = Duration::from_secs(30);

@@ -2,8 +2,15 @@
 //!
 //! The path of a reference is the mount and the name below it: `vault://secret/shop/db`. Which mount and which engine that
 //! is says the server. There is no batch: secrets are read side by side, at most sixteen at a time. What the JSON object of
-//! a secret means as one value is in `vault_kv.rs`, signing in in `vault_sign_in.rs`. Source: HTTP API, "KV secrets
+//! a secret means as one value is in `vault/kv.rs`, signing in in `vault/sign_in.rs`. Source: HTTP API, "KV secrets
 //! engine".
+
+pub(crate) mod kv;
+pub(crate) mod list;
+pub(crate) mod mounts;
+pub(crate) mod oidc;
+pub(crate) mod sign_in;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -23,11 +30,11 @@ use crate::provider::{
 };
 use crate::registry::Opening;
 use crate::rest::{Pool, Rest};
-use crate::vault_kv::{Engine, Metadata, Object, Options, Place, Stored, Write, value_of, written};
-use crate::vault_mounts::Mounts;
-pub(crate) use crate::vault_sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
-use crate::vault_sign_in::{Held, Method, SERVICE_ACCOUNT, VaultSignIn};
-use crate::vault_wire::{Call, Wire, is_sendable};
+use crate::vault::kv::{Engine, Metadata, Object, Options, Place, Stored, Write, value_of, written};
+use crate::vault::mounts::Mounts;
+pub(crate) use crate::vault::sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
+use crate::vault::sign_in::{Held, Method, SERVICE_ACCOUNT, VaultSignIn};
+use crate::vault::wire::{Call, Wire, is_sendable};
 
 /// Most reads of one instance at the same time.
 const MAX_READS: usize = 16;
@@ -128,7 +135,7 @@ fn connections(opening: &Opening<'_>) -> Result<Rest, Fault> {
     if !path.is_absolute() {
         return Err(Fault::new(ErrorKind::Unsupported, "`ca` must be an absolute path"));
     }
-    let pem = crate::aws_profile::read_text(path);
+    let pem = crate::aws::profile::read_text(path);
     let pem = pem.map_err(|error| Fault::new(ErrorKind::Unsupported, format!("`ca` cannot be read: {error}")))?;
     Pool::trusting(pem.as_bytes(), calls)
 }
@@ -476,7 +483,7 @@ fn number_of(id: &str) -> Result<u64, Fault> {
 }
 
 /// Speaks of a version whose value can no longer be had.
-fn gone(version: &crate::vault_kv::Numbered) -> Fault {
+fn gone(version: &crate::vault::kv::Numbered) -> Fault {
     let number = version.version;
     let (code, cause) = if version.destroyed {
         (DESTROYED.to_owned(), format!("version {number} was destroyed"))
