@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use broker_core::manifest::{KnownKind, parse};
 use broker_providers::registry::{KINDS, Kind};
 
 fn repository() -> PathBuf {
@@ -46,4 +47,39 @@ fn the_page_of_the_manifest_names_every_key_of_every_kind() {
     for key in KINDS.iter().flat_map(|kind| kind.keys) {
         assert!(page.contains(&format!("`{key}`")), "docs/manifest.md does not name `{key}`");
     }
+}
+
+/// Returns the blocks of a page that begin with this fence.
+fn blocks<'p>(page: &'p str, fence: &str) -> Vec<&'p str> {
+    page.split(fence).skip(1).filter_map(|rest| rest.split("\n```").next()).collect()
+}
+
+#[test]
+fn the_manifests_on_the_pages_of_providers_are_manifests() {
+    let known = |kind: &'static Kind| KnownKind { name: kind.kind, keys: kind.keys, in_manifest: kind.in_manifest };
+    let kinds: Vec<_> = KINDS.iter().map(known).collect();
+    let mut read = 0;
+    for kind in KINDS {
+        let page = fs::read_to_string(repository().join(format!("docs/providers/{}.md", kind.kind))).unwrap();
+        let tables = blocks(&page, "```toml\n");
+        // What a page puts into `config.toml` its manifests may name.
+        let configured = tables
+            .iter()
+            .filter(|block| !block.contains("[secrets]"))
+            .flat_map(|block| block.lines().filter_map(|line| line.strip_prefix("[providers.")?.split(']').next()));
+        let mut instances: Vec<&str> = KINDS.iter().filter_map(|kind| kind.scheme).collect();
+        instances.extend(configured);
+        for block in tables.iter().filter(|block| block.contains("[secrets]")) {
+            let text = if block.contains("[project]") {
+                (*block).to_owned()
+            } else {
+                format!("[project]\nname = \"x\"\n{block}")
+            };
+            let others = instances.iter().filter(|name| !text.contains(&format!("[providers.{name}]"))).copied();
+            let parsed = parse("broker.toml", &text, &others.collect::<Vec<_>>(), &kinds);
+            assert!(parsed.is_ok(), "docs/providers/{}.md: {:#?}\n{text}", kind.kind, parsed.err());
+            read += 1;
+        }
+    }
+    assert!(read >= KINDS.len() - 1, "{read} manifests were found");
 }
