@@ -7,6 +7,7 @@ mod check;
 mod debian;
 mod demo;
 mod failure;
+mod fakes;
 mod install;
 mod keyring;
 mod other_user;

@@ -8,6 +8,7 @@ use broker_tests::user;
 use crate::cargo::{cargo, programs, succeed, words};
 use crate::debian::provide;
 use crate::failure::Failure;
+use crate::fakes::Fakes;
 use crate::keyring::Keyring;
 use crate::test_servers::TestServers;
 use crate::{other_user, report};
@@ -56,8 +57,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<(), Failure> {
 /// Runs a command while the test servers are up and the variables say where.
 pub(crate) fn with_servers(program: &str, args: &[&str]) -> Result<(), Failure> {
     let servers = TestServers::start()?;
+    let fakes = Fakes::start();
     let mut command = Command::new(program);
-    command.args(args).envs(servers.variables());
+    command.args(args).envs(servers.variables()).envs(fakes.variables());
     succeed(command)
 }
 
