@@ -157,7 +157,8 @@ impl World {
         let policies = &mut self.space(&request.namespace).policies;
         match request.operation {
             Operation::List | Operation::Read if name.is_empty() => {
-                Reply::keys(policies.keys().cloned().chain(["root".to_owned()]))
+                let names: Vec<String> = policies.keys().cloned().chain(["root".to_owned()]).collect();
+                Ok(Reply::data(json!({ "keys": names, "policies": names })))
             }
             Operation::Read => {
                 let text = policies.get(name).ok_or_else(Refusal::nothing)?;

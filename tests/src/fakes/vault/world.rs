@@ -45,6 +45,7 @@ pub(super) struct Space {
 pub(super) struct Mount {
     pub(super) kind: &'static str,
     pub(super) accessor: String,
+    pub(super) uuid: String,
     pub(super) description: String,
     pub(super) engine: Engine,
 }
@@ -172,7 +173,8 @@ impl Space {
 
 impl Mount {
     pub(super) fn new(kind: &'static str, engine: Engine) -> Self {
-        Self { kind, accessor: World::random(kind), description: String::new(), engine }
+        let accessor = format!("{kind}_{}", &World::random("")[..8]);
+        Self { kind, accessor, uuid: World::uuid(), description: String::new(), engine }
     }
 
     /// Returns how it is described in listings.
@@ -183,7 +185,7 @@ impl Mount {
             _ => Value::Null,
         };
         serde_json::json!({
-            "type": self.kind, "accessor": self.accessor, "description": self.description, "options": options,
+            "type": self.kind, "accessor": self.accessor, "uuid": self.uuid, "description": self.description, "options": options,
             "local": false, "seal_wrap": false, "external_entropy_access": false,
             "config": { "default_lease_ttl": 0, "max_lease_ttl": 0, "force_no_cache": false },
         })
