@@ -337,10 +337,6 @@ async fn a_denial_names_the_rule_that_is_missing() {
 /// The texts under `deploy/vault/` are what the documentation tells people to paste.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_policies_suffice_and_grant_nothing_more() {
-    let shipped = |name: &str, mount: &str| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/vault").join(name);
-        std::fs::read_to_string(path).unwrap().replace("secret/", &format!("{mount}/"))
-    };
     for server in servers() {
         let mount = unique("kv");
         server.enable_kv(&mount, "2");
@@ -373,6 +369,32 @@ async fn the_shipped_policies_suffice_and_grant_nothing_more() {
         let other = format!("org://{mount}/shop/prod/db");
         assert_eq!(writer.put(&other, "x").await.expect_err("not there").kind, ErrorKind::Denied);
         assert_eq!(writer.failure(&other).await.kind, ErrorKind::Denied);
+
+        let plain = unique("plain");
+        server.enable_kv(&plain, "1");
+        server.set("POST", &format!("{plain}/shop/dev/db"), &json!({ "value": "one" }));
+        server.set("POST", &format!("{plain}/shop/prod/db"), &json!({ "value": "one" }));
+        let reader = server.token_for(&unique("plain"), &shipped("reader-kv1.hcl", &plain));
+        let reader = World::new(server.settings(), &reader);
+        assert_eq!(reader.text(&format!("org://{plain}/shop/dev/db")).await.unwrap(), "one");
+        assert_eq!(reader.failure(&format!("org://{plain}/shop/prod/db")).await.kind, ErrorKind::Denied);
+        let refused = reader.put(&format!("org://{plain}/shop/dev/db"), "x").await;
+        assert_eq!(refused.expect_err("it reads").kind, ErrorKind::Denied);
+    }
+}
+
+/// Returns a file of `deploy/vault/`, for a mount of another name.
+fn shipped(name: &str, mount: &str) -> String {
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/vault");
+    std::fs::read_to_string(deploy.join(name)).unwrap().replace("secret/", &format!("{mount}/"))
+}
+
+#[test]
+fn the_page_shows_the_shipped_policies_as_they_are() {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers/vault.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for name in ["reader.hcl", "reader-kv1.hcl", "writer.hcl"] {
+        assert!(page.contains(&format!("```hcl\n{}```", shipped(name, "secret"))), "{name}");
     }
 }
 
