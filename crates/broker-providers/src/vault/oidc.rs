@@ -1,7 +1,6 @@
 //! Signing in to Vault or OpenBao with a browser.
 //!
-//! OpenBao can hand out a code for another device (`callback_mode=device`), or take the callback itself (`direct`): both are
-//! polled. Otherwise the browser comes back to us, at `http://localhost:8250/oidc/callback`, which is the address that
+//! OpenBao can hand out a code for another device (`callback_mode=device`), which is polled. Otherwise the browser comes back to us, at `http://localhost:8250/oidc/callback`, which is the address that
 //! `vault login` uses and that roles allow. Only the state that this sign-in was given is listened to, once.
 
 use std::sync::{Arc, Mutex, PoisonError};
