@@ -110,35 +110,35 @@ async fn the_shipped_pass_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_pass_reads_what_pass_wrote_and_nothing_beside_the_store() {
     let store = PasswordStore::new();
-    let provider = opened(&registry(store.dir.path()), "pass", &store.settings(&["work/"]));
+    let provider = opened(&registry(store.dir.path()), "pass", &store.settings(&["team/"]));
     let put = |name: &str, value: &str| {
         let (secret, value) = (reference(&format!("pass://{name}")), SecretValue::from(value.to_owned()));
         let provider = &provider;
         async move { provider.put(&secret, value, soon()).await.map(|_| ()) }
     };
-    put("work/db", "line one\nline two\n").await.unwrap();
-    assert_eq!(store.run("pass", &["show", "work/db"]), b"line one\nline two\n");
-    store.run("pass", &["generate", "work/made", "24"]);
-    let made = store.run("pass", &["show", "work/made"]);
+    put("team/db", "line one\nline two\n").await.unwrap();
+    assert_eq!(store.run("pass", &["show", "team/db"]), b"line one\nline two\n");
+    store.run("pass", &["generate", "team/made", "24"]);
+    let made = store.run("pass", &["show", "team/made"]);
     store.run("pass", &["generate", "private/bank", "24"]);
 
     let asked =
-        ["work/made", "work", "work/", "work/../private/bank", "private/bank", "work//db", "work/-x", "work/db.gpg"];
+        ["team/made", "team", "team/", "team/../private/bank", "private/bank", "team//db", "team/-x", "team/db.gpg"];
     let references = asked.map(|name| reference(&format!("pass://{name}")));
     let results = provider.fetch(&references, FetchOptions::within(SOON)).await;
     assert_eq!(results[0].as_ref().unwrap().value.expose(), made);
     let kinds: Vec<_> = results[1..].iter().map(|result| result.as_ref().unwrap_err().kind).collect();
     let (denied, unsupported) = (ErrorKind::Denied, ErrorKind::Unsupported);
     assert_eq!(kinds, [denied, unsupported, unsupported, denied, unsupported, unsupported, unsupported]);
-    for name in ["private/new", "work/../new"] {
+    for name in ["private/new", "team/../new"] {
         put(name, "x").await.unwrap_err();
     }
     let listed = provider.list(ListOptions::default(), soon()).await.unwrap();
-    assert_eq!(listed.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), ["work/db", "work/made"]);
+    assert_eq!(listed.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), ["team/db", "team/made"]);
     // Without its key, the entry is there and cannot be had.
     fs::remove_dir_all(store.gnupg().join("private-keys-v1.d")).unwrap();
     let error =
-        provider.fetch(&[reference("pass://work/db")], FetchOptions::within(SOON)).await.pop().unwrap().unwrap_err();
+        provider.fetch(&[reference("pass://team/db")], FetchOptions::within(SOON)).await.pop().unwrap().unwrap_err();
     assert_eq!(error.kind, ErrorKind::Denied, "{error}");
 }
 
