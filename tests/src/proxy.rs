@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::http::{self, Message};
 
@@ -71,6 +74,8 @@ pub struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: Option<thread::JoinHandle<()>>,
+    /// While connections are refused: a socket that has the port and does not listen, so that nobody else gets it.
+    reserved: Option<OwnedFd>,
 }
 
 impl Proxy {
@@ -89,7 +94,7 @@ impl Proxy {
             accepted: AtomicUsize::new(0),
         });
         let accepting = Some(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, accepting }
+        Self { address, shared, accepting, reserved: None }
     }
 
     /// Returns `http://127.0.0.1:PORT`.
@@ -130,6 +135,7 @@ impl Proxy {
     pub fn heal(&mut self) {
         self.shared.state().rules.clear();
         if self.accepting.is_none() {
+            self.reserved = None;
             let listener = TcpListener::bind(self.address).expect("the port is still free");
             self.shared.closed.store(false, Ordering::SeqCst);
             self.accepting = Some(accept(listener, Arc::clone(&self.shared)));
@@ -137,7 +143,21 @@ impl Proxy {
     }
 
     /// Closes the listener and every connection: from now on connections are refused.
+    ///
+    /// # Panics
+    /// When the port is lost to somebody else.
     pub fn refuse(&mut self) {
+        self.close();
+        if self.reserved.is_none() {
+            let socket =
+                rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket can be had");
+            rustix::net::sockopt::set_socket_reuseaddr(&socket, true).expect("it is a socket");
+            rustix::net::bind(&socket, &self.address).expect("the port is still free");
+            self.reserved = Some(socket);
+        }
+    }
+
+    fn close(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         // Wakes the accepting thread, which then sees that it is over.
         drop(TcpStream::connect(self.address));
@@ -183,7 +203,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.refuse();
+        self.close();
     }
 }
 

@@ -188,7 +188,7 @@ fn read_proc(pid: i32, file: &str) -> Result<String, PeerError> {
 }
 
 /// Largest executable whose digest is taken: a larger one is none of ours, and would keep others waiting.
-const MAX_EXECUTABLE: u64 = 64 << 20;
+const MAX_EXECUTABLE: u64 = 128 << 20;
 
 type FileIdentity = (u64, u64, u64, i64, i64, i64, i64);
 
