@@ -50,38 +50,49 @@ impl<'c> Session<'c> {
     /// What the daemon says, or why there is no passphrase.
     pub(crate) fn ask<T>(
         &mut self,
-        mut request: impl FnMut(&mut Connection) -> Result<T, ClientError>,
+        request: impl FnMut(&mut Connection) -> Result<T, ClientError>,
     ) -> Result<T, Fault> {
-        match request(&mut self.connection) {
-            Err(ClientError::Refused(Failure { needs: Some(needs), .. })) => {
-                self.unlock(needs)?;
-                Ok(request(&mut self.connection)?)
-            }
-            answer => Ok(answer?),
-        }
+        self.ask_until_settled(None, request)
     }
 
-    /// Makes a request about secrets; when it fails since nobody is signed in, lets a person sign in and makes it once
-    /// more.
+    /// Makes a request about secrets; when it fails since nobody is signed in, or for want of a passphrase, asks a person
+    /// for either and makes it once more.
     ///
     /// # Errors
     /// What the daemon says, or why nobody signed in.
     pub(crate) fn ask_signed_in<T>(
         &mut self,
         ask: &Ask,
+        request: impl FnMut(&mut Connection) -> Result<T, ClientError>,
+    ) -> Result<T, Fault> {
+        self.ask_until_settled(Some(ask), request)
+    }
+
+    fn ask_until_settled<T>(
+        &mut self,
+        mut ask: Option<&Ask>,
         mut request: impl FnMut(&mut Connection) -> Result<T, ClientError>,
     ) -> Result<T, Fault> {
-        let (connection, call) = (&mut self.connection, self.call);
-        match request(connection) {
-            Err(error) => match wanted(call, &error) {
-                Some(instances) => sign_in_first(connection, call, ask, &instances)?,
-                // The store's passphrase is asked for below.
-                None if matches!(&error, ClientError::Refused(failure) if failure.needs.is_some()) => {}
-                None => return Err(error.into()),
-            },
-            Ok(answer) => return Ok(answer),
+        let mut may_unlock = true;
+        loop {
+            let error = match request(&mut self.connection) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // Each is settled once: what fails again for the same reason is told.
+            if let (Some(asked), Some(instances)) = (ask, wanted(self.call, &error)) {
+                sign_in_first(&mut self.connection, self.call, asked, &instances)?;
+                ask = None;
+                continue;
+            }
+            match error {
+                ClientError::Refused(Failure { needs: Some(needs), .. }) if may_unlock => {
+                    self.unlock(needs)?;
+                    may_unlock = false;
+                }
+                error => return Err(error.into()),
+            }
         }
-        self.ask(request)
     }
 
     /// Lets `conversation` have the connection.
