@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use broker_tests::fake_daemon::{FakeDaemon, Habit};
 use broker_tests::home::Home;
 use broker_tests::wire::Wire;
-use broker_tests::{deadline, process};
+use broker_tests::{deadline, process, programs};
 use serde_json::json;
 
 use crate::shop::{Shop, one};
@@ -126,9 +126,34 @@ fn a_daemon_of_another_home_is_refused_with_words() {
     let (home, manifest) = one(b"value");
     let project = home.project("one", manifest).trusted();
     project.exec(["/bin/true"]).succeed();
-    let elsewhere = home.root().join("elsewhere");
-    let refused = project.exec(["/bin/true"]).env("XDG_CONFIG_HOME", elsewhere).run();
-    refused.expect_error(125, "daemon").expect_words(["other directories", "broker daemon stop"]);
+    // Sign-ins lie below `HOME`, whatever the other directories are.
+    for variable in ["XDG_CONFIG_HOME", "HOME"] {
+        let refused = project.exec(["/bin/true"]).env(variable, home.root().join("elsewhere")).run();
+        refused.expect_error(125, "daemon").expect_words(["other directories", "broker daemon stop"]);
+    }
+}
+
+/// It begins once more with the environment that every daemon has, so this looks at what the kernel says of the process.
+#[test]
+fn a_daemon_run_by_hand_keeps_no_variable_of_its_shell() {
+    let home = Home::new();
+    let program = programs::directory().join("brokerd");
+    let running = home
+        .run(program)
+        .args(["run"])
+        .env("SSL_CERT_FILE", "/nonexistent/evil.pem")
+        .env("HTTPS_PROXY", "http://127.0.0.1:9")
+        .env("BROKER_LOG", "debug")
+        .through(["strace", "-f", "-e", "trace=execve", "-v", "-s", "4096"])
+        .start();
+    deadline::until_true("the daemon listens", || home.socket().exists());
+    home.broker(["daemon", "stop"]).succeed();
+    let said = running.finish().err();
+    let begun: Vec<_> = said.lines().filter(|line| line.contains("execve(")).collect();
+    let last = begun.last().expect("it began");
+    assert!(begun.len() == 2 && begun[0].contains("SSL_CERT_FILE"), "{said}");
+    assert!(last.contains("BROKER_LOG=debug") && last.contains("HOME="), "{last}");
+    assert!(!last.contains("SSL_CERT_FILE") && !last.contains("HTTPS_PROXY"), "{last}");
 }
 
 #[test]

@@ -7,13 +7,22 @@ use broker_core::manifest::{KnownKind, Manifest, SelectError, Wish, parse, parse
 
 const INSTANCES: &[&str] = &["local", "aws-sm"];
 const KINDS: &[KnownKind<'_>] = &[
-    KnownKind { name: "local", keys: &["timeout"], in_manifest: true },
+    KnownKind { name: "local", keys: &["timeout"], needs: &[], words: &[], in_manifest: true },
     KnownKind {
         name: "aws-secrets-manager",
         keys: &["region", "assume-role", "endpoint", "ttl", "negative-ttl", "max-stale", "timeout"],
+        needs: &[],
+        words: &[],
         in_manifest: true,
     },
-    KnownKind { name: "exec", keys: &["command", "sha256"], in_manifest: false },
+    KnownKind {
+        name: "vault",
+        keys: &["address", "auth"],
+        needs: &["address"],
+        words: &[("auth", &["token", "oidc"])],
+        in_manifest: true,
+    },
+    KnownKind { name: "exec", keys: &["command", "sha256"], needs: &[], words: &[], in_manifest: false },
 ];
 
 const SHOP: &str = r#"
@@ -312,4 +321,14 @@ fn a_chain_of_roles_is_a_list_of_words_and_nothing_else() {
         let all = problems(&with(roles));
         assert!(all.len() == 1 && all[0].contains(what), "{all:?}");
     }
+}
+
+#[test]
+fn a_word_that_a_key_does_not_know_and_a_key_that_is_missing_are_told_at_their_place() {
+    let text = "[project]\nname = \"x\"\n[providers.org]\nkind = \"vault\"\nauth = \"tokn\"\n";
+    let expected = [
+        "4:8 an instance of kind `vault` needs `address` / -",
+        "5:8 `auth` of kind `vault` is one of `token`, `oidc` / did you mean `token`?",
+    ];
+    assert_eq!(problems(text), expected);
 }

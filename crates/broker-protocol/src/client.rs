@@ -223,7 +223,12 @@ impl Connection {
         }
         match (directories, Directories::from_environment()) {
             (Some(theirs), Some(ours)) if *theirs != ours => {
-                Err(ClientError::OtherDirectories { theirs: theirs.config.clone(), ours: ours.config })
+                let (theirs, ours) = if theirs.home == ours.home {
+                    (theirs.config.clone(), ours.config)
+                } else {
+                    (theirs.home.clone(), ours.home)
+                };
+                Err(ClientError::OtherDirectories { theirs, ours })
             }
             _ => Ok(()),
         }

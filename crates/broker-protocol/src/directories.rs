@@ -1,7 +1,8 @@
 //! The directories of one user, by the XDG Base Directory Specification: absolute paths only, others are ignored.
 //!
 //! Client and daemon compare them: a daemon that was started under another `HOME` reads another configuration, another
-//! list of trusted manifests and writes another log, so it is not this client's daemon.
+//! list of trusted manifests and other sign-ins (`~/.aws`, `~/.vault-token`), and writes another log. So it is not this
+//! client's daemon.
 
 use std::path::PathBuf;
 
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Where configuration, data and state of the broker lie.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Directories {
+    /// `$HOME`
+    pub home: PathBuf,
     /// `$XDG_CONFIG_HOME/broker`
     pub config: PathBuf,
     /// `$XDG_DATA_HOME/broker`
@@ -29,6 +32,7 @@ impl Directories {
             config: place("XDG_CONFIG_HOME", ".config"),
             data: place("XDG_DATA_HOME", ".local/share"),
             state: place("XDG_STATE_HOME", ".local/state"),
+            home: home.clone(),
         })
     }
 }

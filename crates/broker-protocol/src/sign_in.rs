@@ -101,7 +101,8 @@ pub struct LoginRow {
     pub instance: String,
     /// Its kind.
     pub kind: String,
-    /// `signed-in`, `signed-out`, or `not-needed` where there is nothing to sign in to: the caller's own session is used.
+    /// `signed-in`, `signed-out`, `not-needed` where there is nothing to sign in to (the caller's own session is used), or
+    /// `broken` where its settings make no sense.
     pub state: String,
     /// Who is signed in.
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker_core::instance::{InstanceSettings, Words};
+use broker_core::manifest::KnownKind;
 use broker_core::sign_in::{SignIn, travels};
 
 use crate::aws::http::Transport;
@@ -47,6 +48,10 @@ pub struct Kind {
     pub in_manifest: bool,
     /// The keys of an instance that it understands, besides `kind`.
     pub keys: &'static [&'static str],
+    /// The keys without which a configured instance serves nobody.
+    pub needs: &'static [&'static str],
+    /// The keys whose value is one of a few words, and these words.
+    pub words: &'static [(&'static str, &'static [&'static str])],
     /// The caller's variables that it reads. They are part of the identity.
     pub sign_in_env: &'static [&'static str],
     /// Variables that are or lead to a credential of its manager, which a child must not inherit.
@@ -89,6 +94,8 @@ pub const KINDS: &[Kind] = &[
             "endpoint-sts",
             "endpoint-sso"
         ],
+        needs: &[],
+        words: &[],
         sign_in_env: aws::sign_in::SIGN_IN_ENV,
         bootstrap_env: aws::sign_in::BOOTSTRAP_ENV,
         sign_in_files: aws::profile::stamp,
@@ -112,6 +119,8 @@ pub const KINDS: &[Kind] = &[
             "endpoint-sts",
             "endpoint-sso"
         ],
+        needs: &[],
+        words: &[],
         sign_in_env: aws::sign_in::SIGN_IN_ENV,
         bootstrap_env: aws::sign_in::BOOTSTRAP_ENV,
         sign_in_files: aws::profile::stamp,
@@ -126,6 +135,8 @@ pub const KINDS: &[Kind] = &[
         title: "Google Cloud Secret Manager",
         in_manifest: true,
         keys: with_timing!["project", "location", "impersonate", "auth", "endpoint"],
+        needs: &[],
+        words: &[("auth", &["adc", "anonymous"])],
         sign_in_env: gcp::sm::SIGN_IN_ENV,
         bootstrap_env: gcp::sm::BOOTSTRAP_ENV,
         sign_in_files: gcp::sm::stamp,
@@ -140,6 +151,8 @@ pub const KINDS: &[Kind] = &[
         title: "HashiCorp Vault and OpenBao",
         in_manifest: true,
         keys: vault::KEYS,
+        needs: &["address"],
+        words: &[("auth", &["token", "approle", "userpass", "jwt", "oidc", "kubernetes"])],
         sign_in_env: vault::SIGN_IN_ENV,
         bootstrap_env: vault::BOOTSTRAP_ENV,
         sign_in_files: vault::stamp,
@@ -154,6 +167,8 @@ pub const KINDS: &[Kind] = &[
         title: "Azure Key Vault",
         in_manifest: true,
         keys: with_timing!["address", "tenant", "client-id", "auth", "authority"],
+        needs: &["address"],
+        words: &[("auth", &["client-secret", "workload-identity", "managed-identity", "az", "device-code"])],
         sign_in_env: azure::kv::SIGN_IN_ENV,
         bootstrap_env: azure::kv::BOOTSTRAP_ENV,
         sign_in_files: azure::kv::stamp,
@@ -168,6 +183,8 @@ pub const KINDS: &[Kind] = &[
         title: "Keyring of the operating system",
         in_manifest: true,
         keys: &["store", "timeout"],
+        needs: &[],
+        words: &[("store", &["secret-service", "keyutils"])],
         sign_in_env: &[],
         bootstrap_env: &[],
         sign_in_files: |_| FilesStamp::default(),
@@ -182,6 +199,8 @@ pub const KINDS: &[Kind] = &[
         title: "Embedded store",
         in_manifest: true,
         keys: &["timeout"],
+        needs: &[],
+        words: &[],
         sign_in_env: &[],
         bootstrap_env: &[],
         sign_in_files: |_| FilesStamp::default(),
@@ -196,6 +215,8 @@ pub const KINDS: &[Kind] = &[
         title: "A program",
         in_manifest: false,
         keys: with_timing!["command", "sha256", "environment"],
+        needs: &["command", "sha256"],
+        words: &[],
         sign_in_env: &[],
         bootstrap_env: &[],
         sign_in_files: |_| FilesStamp::default(),
@@ -222,6 +243,13 @@ impl Kind {
     #[must_use]
     pub fn of_scheme(scheme: &str) -> Option<&'static Self> {
         KINDS.iter().find(|row| row.scheme == Some(scheme))
+    }
+
+    /// Returns it as far as a manifest is concerned.
+    #[must_use]
+    pub fn known(&self) -> KnownKind<'static> {
+        let Self { kind, keys, needs, words, in_manifest, .. } = *self;
+        KnownKind { name: kind, keys, needs, words, in_manifest }
     }
 
     /// Returns the keys that `settings` says and this kind does not understand.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use broker_core::manifest::{KnownKind, parse};
+use broker_core::manifest::parse;
 use broker_providers::registry::{KINDS, Kind};
 
 fn repository() -> PathBuf {
@@ -56,8 +56,7 @@ fn blocks<'p>(page: &'p str, fence: &str) -> Vec<&'p str> {
 
 #[test]
 fn the_manifests_on_the_pages_of_providers_are_manifests() {
-    let known = |kind: &'static Kind| KnownKind { name: kind.kind, keys: kind.keys, in_manifest: kind.in_manifest };
-    let kinds: Vec<_> = KINDS.iter().map(known).collect();
+    let kinds: Vec<_> = KINDS.iter().map(Kind::known).collect();
     let mut read = 0;
     for kind in KINDS {
         let page = fs::read_to_string(repository().join(format!("docs/providers/{}.md", kind.kind))).unwrap();

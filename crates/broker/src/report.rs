@@ -115,10 +115,16 @@ impl Report {
             say(&format!("{}\n", printable_json(&text)));
             return;
         }
-        say(&fault.problems.iter().map(|problem| self.problem(problem)).collect::<String>());
+        let next = fault.problems.iter().skip(1).map(Some).chain([None]);
+        // Fifty secrets of one manager that nobody signed in to have one way out.
+        let told_later = |problem: &Problem, next: Option<&Problem>| next.is_some_and(|next| next.hint == problem.hint);
+        let words =
+            fault.problems.iter().zip(next).map(|(problem, next)| self.problem(problem, told_later(problem, next)));
+        say(&words.collect::<String>());
     }
 
-    fn problem(&self, problem: &Problem) -> String {
+    /// Puts a problem into words; its hint is left out where the next problem has the same.
+    fn problem(&self, problem: &Problem, told_later: bool) -> String {
         let (red, bold, plain) = if self.colour { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
         let mut text = format!("{red}error[{}]{plain}: ", problem.code);
         match &problem.diagnostic {
@@ -130,7 +136,7 @@ impl Report {
             None => text.push_str(&format!("{bold}{}{plain}", printable(&problem.message))),
         }
         text.push('\n');
-        let told = problem.diagnostic.as_ref().is_some_and(|diagnostic| diagnostic.hint.is_some());
+        let told = told_later || problem.diagnostic.as_ref().is_some_and(|diagnostic| diagnostic.hint.is_some());
         if let Some(hint) = problem.hint.as_ref().filter(|_| !told) {
             text.push_str(&format!("  hint: {}\n", printable(hint)));
         }
@@ -251,7 +257,7 @@ mod tests {
     #[test]
     fn a_problem_is_its_code_its_words_and_one_way_out() {
         let fault = Fault::new(ErrorCode::Denied, "`org` refused").hint("ask for it".to_owned());
-        assert_eq!(PLAIN.problem(&fault.problems[0]), "error[denied]: `org` refused\n  hint: ask for it\n");
+        assert_eq!(PLAIN.problem(&fault.problems[0], false), "error[denied]: `org` refused\n  hint: ask for it\n");
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub(crate) fn sign_in(
     instance: &str,
     manner: Manner,
 ) -> Result<SignedIn, Fault> {
+    if call.non_interactive {
+        // Nothing is begun that nobody would end: the next person is not to join it.
+        return Err(nobody(instance, "nobody may be asked"));
+    }
     let asked = LoginAsk { ask: ask.clone(), instance: instance.to_owned(), anew: manner.anew };
     let mut step = connection.login(&asked)?;
     loop {

@@ -153,10 +153,8 @@ impl Config {
                         let hint = "only you and root may own and write the file: it names programs".to_owned();
                         reader.report(key.span(), problem, Some(hint));
                     }
-                    for foreign in kind.foreign_keys(&settings) {
-                        let hint = format!("keys of this kind are {}", kind.keys.join(", "));
-                        let problem = format!("{what}: kind `{}` has no key `{foreign}`", kind.kind);
-                        reader.report(key.span(), problem, Some(hint));
+                    for (_, problem, hint) in kind.known().problems(&settings) {
+                        reader.report(key.span(), format!("{what}: {problem}"), hint);
                     }
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use broker_core::manifest::{KnownKind, Manifest, Narrowing, parse, parse_local};
+use broker_core::manifest::{Manifest, Narrowing, parse, parse_local};
 use broker_protocol::message::ManifestBytes;
 use broker_providers::registry::{Instance, KINDS, Kind};
 use sha2::{Digest as _, Sha256};
@@ -75,8 +75,7 @@ impl Projects {
 
 fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
     let shown = |name: &str| bytes.path.file_name().map_or(name.to_owned(), |file| file.to_string_lossy().into_owned());
-    let known = |kind: &Kind| KnownKind { name: kind.kind, keys: kind.keys, in_manifest: kind.in_manifest };
-    let kinds: Vec<KnownKind<'_>> = KINDS.iter().map(known).collect();
+    let kinds: Vec<_> = KINDS.iter().map(Kind::known).collect();
     let manifest =
         parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
     let narrowing = match &bytes.local {

@@ -1,10 +1,13 @@
 //! The life of the daemon process: harden, listen, serve, stop.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
 use broker_protocol::directories::Directories;
 use broker_protocol::place::{Place, PlaceError};
+use broker_protocol::start::daemon_environment;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -46,6 +49,10 @@ pub(crate) fn run(detached: bool) -> ExitCode {
     if detached {
         detach::begin_session();
     } else {
+        if let Err(error) = begin_with_clean_environment() {
+            complain(&format!("error: brokerd cannot be started: {error}"));
+            return ExitCode::FAILURE;
+        }
         log_to_stderr();
     }
     match prepare() {
@@ -68,6 +75,18 @@ pub(crate) fn run(detached: bool) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Becomes the same program once more with the environment that a daemon has, whoever starts it: variables that say
+/// whom to believe (`SSL_CERT_FILE`), what to load or where to connect are not those of one shell. Returns when that is so.
+fn begin_with_clean_environment() -> std::io::Result<()> {
+    let own: BTreeMap<_, _> = std::env::vars_os().collect();
+    let log = std::env::var_os("BROKER_LOG").map(|level| ("BROKER_LOG".into(), level));
+    let clean: BTreeMap<_, _> = daemon_environment(own.clone()).into_iter().chain(log).collect();
+    if own == clean {
+        return Ok(());
+    }
+    Err(Command::new("/proc/self/exe").arg0("brokerd").arg("run").env_clear().envs(clean).exec())
 }
 
 fn prepare() -> Result<(Listening, tokio::runtime::Runtime, Directories), StartError> {

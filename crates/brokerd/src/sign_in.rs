@@ -87,9 +87,11 @@ pub(crate) async fn logins(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Log
     for instance in Subject::instances_in_sight(broker, &ask)? {
         let Ok(subject) = Subject::of_instance(broker, &ask, &instance) else { continue };
         let kind = subject.instance(&instance).map(|known| known.settings.kind).unwrap_or_default();
-        let (state, session) = match broker.stores.way_to_sign_in(&subject, &instance, &sign_in_of(&ask))? {
-            None => ("not-needed", None),
-            Some(way) => match broker.stores.sign_ins().status(&way).await {
+        let (state, session) = match broker.stores.way_to_sign_in(&subject, &instance, &sign_in_of(&ask)) {
+            Ok(None) => ("not-needed", None),
+            // Its settings make no sense; the first request for a secret says so.
+            Err(_) => ("broken", None),
+            Ok(Some(way)) => match broker.stores.sign_ins().status(&way).await {
                 Some((session, kept)) => ("signed-in", Some(signed_in(&session, kept))),
                 None => ("signed-out", None),
             },

@@ -81,8 +81,41 @@ pub struct KnownKind<'a> {
     pub name: &'a str,
     /// The keys of an instance that it understands, besides `kind`.
     pub keys: &'a [&'a str],
+    /// Keys without which an instance serves nobody.
+    pub needs: &'a [&'a str],
+    /// Keys whose value is one of a few words, and these words.
+    pub words: &'a [(&'a str, &'a [&'a str])],
     /// Whether a manifest may configure an instance of it.
     pub in_manifest: bool,
+}
+
+impl KnownKind<'_> {
+    /// Returns what is wrong with the settings of an instance of this kind: the key, what is wrong, and a way out.
+    #[must_use]
+    pub fn problems(&self, settings: &InstanceSettings) -> Vec<(&'static str, String, Option<String>)> {
+        let mut problems = Vec::new();
+        let said = settings.keys();
+        for key in said.iter().filter(|key| !self.keys.contains(key)) {
+            let hint = format!("keys of this kind are {}", self.keys.join(", "));
+            problems.push((*key, format!("kind `{}` has no key `{key}`", self.name), Some(hint)));
+        }
+        for key in self.needs.iter().filter(|key| !said.contains(key)) {
+            problems.push(("kind", format!("an instance of kind `{}` needs `{key}`", self.name), None));
+        }
+        for (key, words) in self.words {
+            let said = settings.said().into_iter().find(|(name, _)| name == key);
+            if let Some((_, word)) = said.filter(|(_, word)| !words.contains(&word.as_str())) {
+                let known = words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+                let hint = match nearest(&word, words.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("it is one of {known}"),
+                };
+                let place = settings.keys().into_iter().find(|name| name == key).unwrap_or("kind");
+                problems.push((place, format!("`{key}` of kind `{}` is one of {known}", self.name), Some(hint)));
+            }
+        }
+        problems
+    }
 }
 
 /// Reads a manifest. `file` is its name in diagnostics; `known` are the instances that exist without it (the default
@@ -196,9 +229,8 @@ fn providers(
                 reader.report(place("kind"), what, Some(hint));
             }
             Some(kind) => {
-                for key in instance.keys().into_iter().filter(|key| !kind.keys.contains(key)) {
-                    let hint = format!("keys of this kind are {}", kind.keys.join(", "));
-                    reader.report(place(key), format!("kind `{}` has no key `{key}`", kind.name), Some(hint));
+                for (key, problem, hint) in kind.problems(&instance) {
+                    reader.report(place(key), problem, hint);
                 }
             }
         }

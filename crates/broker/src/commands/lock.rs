@@ -6,7 +6,8 @@ use crate::session::Session;
 
 /// End all leases and forget every value, sign-in and passphrase held
 ///
-/// The next command fetches anew. Commands that run already keep what they were given.
+/// The next command fetches anew. Commands that run already keep what they were given. A sign-in that the keyring of the
+/// operating system keeps is read again when it is needed: `broker logout` ends it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
@@ -15,6 +16,6 @@ pub(crate) fn run(Args {}: Args, call: &Call) -> Outcome {
     // Started where none runs: one that was killed ended nothing, and the next takes up what it left.
     let locked = Session::open(call)?.ask(|connection| connection.lock())?;
     let leases = if locked.leases == 1 { "1 lease".to_owned() } else { format!("{} leases", locked.leases) };
-    call.report.note(&format!("locked: {leases} ended, nothing is held"));
+    call.report.note(&format!("locked: {leases} ended, nothing is held in memory"));
     Ok(0)
 }

@@ -16,8 +16,8 @@ use crate::table::columns;
 /// Without INSTANCE: to every instance that this project uses and nobody is signed in to. What the sign-in yields stays
 /// in the daemon's memory and, sealed, in the keyring of the operating system; never in a file.
 ///
-/// With --status --json: an array of {"instance", "kind", "state": "signed-in"|"signed-out"|"not-needed", "who"?,
-/// "expires"?, "renewable"?, "kept"?: "keyring"|"memory"}.
+/// With --status --json: an array of {"instance", "kind", "state": "signed-in"|"signed-out"|"not-needed"|"broken",
+/// "who"?, "expires"?, "renewable"?, "kept"?: "keyring"|"memory"}.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -62,6 +62,15 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         Some(instance) => vec![instance],
         None => {
             let logins = session.ask(|connection| connection.logins(&ask))?.logins;
+            if logins.is_empty() {
+                let fault = Fault::new(
+                    ErrorCode::NotFound,
+                    "there is no provider to sign in to: no `broker.toml` here or above",
+                );
+                return Err(fault.hint(
+                    "change to a directory of the project, or name an instance of your configuration".to_owned(),
+                ));
+            }
             if logins.iter().all(|row| row.state == "not-needed") {
                 let fault = Fault::new(ErrorCode::NotFound, "no provider here has a sign-in of its own");
                 return Err(fault.hint("the sessions that you have are used: see `broker doctor`".to_owned()));
@@ -74,12 +83,20 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
             out
         }
     };
+    let mut failed = None;
     for instance in instances {
         let manner = Manner { anew: true, browser: !args.no_browser };
-        let signed_in = session.request(|connection, call| sign_in(connection, call, &ask, &instance, manner))?;
-        call.report.note(&said(&instance, &signed_in));
+        match session.request(|connection, call| sign_in(connection, call, &ask, &instance, manner)) {
+            Ok(signed_in) => call.report.note(&said(&instance, &signed_in)),
+            // One that fails keeps nobody from the others.
+            Err(fault) => {
+                if let Some(former) = failed.replace(fault) {
+                    call.report.fault(&former);
+                }
+            }
+        }
     }
-    Ok(0)
+    failed.map_or(Ok(0), Err)
 }
 
 fn said(instance: &str, signed_in: &SignedIn) -> String {

@@ -188,14 +188,13 @@ fn parameter_store(moto: &str) -> Manager {
 fn gcp() -> Manager {
     let server = FakeGcp::start();
     server.allow_anonymous();
-    server.add_project("shop", "1234567890");
     for n in 0..MANY {
-        server.put(&format!("projects/shop/secrets/S{n}"), value(n).as_bytes());
+        server.put(&format!("S{n}"), value(n).as_bytes());
     }
     let proxy = Proxy::new(&server.address());
     Manager {
         kind: "gcp-secret-manager",
-        keys: format!("project = \"shop\"\nauth = \"anonymous\"\nendpoint = \"{}\"", proxy.url()),
+        keys: format!("project = \"shop-dev\"\nauth = \"anonymous\"\nendpoint = \"{}\"", proxy.url()),
         path: Box::new(|n| format!("S{n}")),
         variables: Vec::new(),
         proxy,
