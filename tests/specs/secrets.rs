@@ -143,3 +143,17 @@ fn failures_are_json_where_json_was_asked_for() {
     let problems = problems.unwrap_or_else(|| panic!("{}{}", failed.out(), failed.err()));
     assert_eq!(problems["problems"][0]["code"], "not-found");
 }
+
+#[test]
+fn doctor_blames_a_broken_configuration_and_not_the_manifest_that_is_read_under_it() {
+    let shop = Shop::new();
+    let project = shop.project();
+    shop.home.configure("[providers.org]\nkind = \"vault\"\nauth = \"tokn\"\n");
+    let said = project.broker(["doctor", "--json"]).run();
+    said.expect_code(1);
+    let findings = said.json()["findings"].as_array().expect("findings").clone();
+    let of = |area: &str| findings.iter().filter(|f| f["area"] == area).cloned().collect::<Vec<_>>();
+    let configuration = of("configuration");
+    assert!(!configuration.is_empty() && configuration.iter().all(|f| f["state"] == "broken"), "{configuration:?}");
+    assert!(of("manifest").iter().all(|finding| finding["state"] != "broken"), "{:?}", of("manifest"));
+}

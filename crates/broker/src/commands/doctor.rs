@@ -74,11 +74,17 @@ impl Finding {
                 .map(|d| format!("{}:{}:{}: ", d.file, d.line, d.column))
                 .unwrap_or_default();
             let hint = problem.hint.clone().or_else(|| problem.diagnostic.as_ref()?.hint.clone());
+            // What is asked about the manifest can fail for the configuration it is read under.
+            let configured = problem.diagnostic.as_ref().is_some_and(|d| d.file.ends_with("config.toml"));
+            let area = if configured { CONFIGURATION } else { area };
             Self { area, state: State::Broken, message: format!("{place}{}", problem.message), hint }
         };
         fault.problems.iter().map(finding).collect()
     }
 }
+
+/// The area of what `config.toml` says.
+const CONFIGURATION: &str = "configuration";
 
 /// Runs the command.
 pub(crate) fn run(args: Args, call: &Call) -> Outcome {
@@ -107,6 +113,9 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
                 Err(fault) => findings.extend(Finding::broken("daemon", &fault)),
             }
             findings.extend(of_manifest(&manifest, cwd, &mut session));
+            if findings.iter().any(|finding| finding.area == CONFIGURATION && finding.state == State::Broken) {
+                findings.retain(|finding| finding.area != CONFIGURATION || finding.state == State::Broken);
+            }
         }
         Err(fault) => findings.extend(Finding::broken("daemon", &fault)),
     }
@@ -172,7 +181,7 @@ fn of_daemon(status: &Status) -> Vec<Finding> {
     });
     let files: Vec<_> = status.config.iter().map(|path| format!("`{}`", path.display())).collect();
     let files = if files.is_empty() { "none, so everything is as it comes".to_owned() } else { files.join(", ") };
-    findings.push(Finding::new("configuration", State::Ok, files, None));
+    findings.push(Finding::new(CONFIGURATION, State::Ok, files, None));
     findings
 }
 
