@@ -1,6 +1,7 @@
 //! Google Cloud Secret Manager, and the ways to sign in to it.
 
 pub(crate) mod answer;
+pub(crate) mod endpoint;
 pub(crate) mod hint;
 pub(crate) mod name;
 pub(crate) mod session;

@@ -295,6 +295,11 @@ async fn a_manifest_sends_nobodys_sign_in_to_its_own_endpoint() {
     let open = |settings| World::opened(&Instance::of_manifest(settings), &sign_in);
     // Google's own hosts are what the sign-in is meant for.
     assert!(open(gcp_signed_in("https://secretmanager.europe-west3.rep.googleapis.com")).is_ok());
+    for other in ["https://storage.googleapis.com/upload/storage/v1/b/evil/o?name=", "https://storage.googleapis.com"] {
+        assert_eq!(open(gcp_signed_in(other)).err().unwrap().kind, ErrorKind::Unsupported, "{other}");
+    }
+    let swallowing = Instance::fixed(gcp_signed_in(&format!("{}/?x=", fake.url())));
+    assert!(World::opened(&swallowing, &sign_in).is_err(), "a query would swallow what follows");
     assert!(open(gcp("https://secretmanager.googleapis.com.evil.example")).is_err(), "nobody's sign-in, to anywhere");
     assert!(open(InstanceSettings { auth: Some("token".into()), ..gcp(&fake.url()) }).is_err());
     let impersonate = Some(broker_core::instance::Words::from("a/../b@x"));

@@ -98,16 +98,15 @@ impl Listing {
     /// Reads a prefix; nothing when no path can begin like that.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] when it is not said in which project.
+    /// [`ErrorKind::Unsupported`] when it is not said in which project, or when the instance's own makes no sense.
     pub(crate) fn of(prefix: &str, defaults: &Defaults) -> Result<Option<Self>, Fault> {
         // The id is what follows the last slash: everything before must be whole.
         let (stem, secret) = prefix.rfind('/').map_or(("", prefix), |at| prefix.split_at(at + 1));
-        let parent = if stem.is_empty() {
-            let project = defaults.project.clone().ok_or_else(no_project)?;
-            Some(Parent { project, location: defaults.location.clone() })
-        } else {
-            // Any id makes it a path.
-            read_path(&format!("{stem}x"), defaults).ok().filter(|read| read.2.is_none()).map(|read| read.0)
+        // Any id makes it a path. What the instance itself says wrongly is its own fault, and no prefix's.
+        let path = format!("{stem}x");
+        let parent = match read_path(&path, defaults) {
+            Err(fault) if stem.is_empty() => return Err(fault),
+            read => read.ok().filter(|read| read.2.is_none()).map(|read| read.0),
         };
         let fits = secret.bytes().all(is_id_byte);
         Ok(parent.filter(|_| fits).map(|parent| Self { parent, secret: secret.to_owned(), stem: stem.to_owned() }))
@@ -163,7 +162,7 @@ fn is_project(text: &str) -> bool {
 }
 
 /// A region becomes part of a host name: nothing else may pass.
-fn is_location(text: &str) -> bool {
+pub(crate) fn is_location(text: &str) -> bool {
     let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     text.starts_with(|c: char| c.is_ascii_lowercase()) && text.len() <= 40 && text.bytes().all(fits)
 }
@@ -266,5 +265,16 @@ mod tests {
             assert_eq!(listing(nothing), None, "{nothing}");
         }
         assert!(Listing::of("", &Defaults::default()).is_err());
+    }
+
+    #[test]
+    fn a_location_of_the_instance_that_is_no_region_reaches_no_host_in_a_listing_either() {
+        for location in ["evil.example/", "evil.example#", "a@evil.example", ""] {
+            let defaults = Defaults { location: Some(location.to_owned()), ..shop() };
+            for prefix in ["", "db-"] {
+                assert_eq!(Listing::of(prefix, &defaults).unwrap_err().kind, ErrorKind::Unsupported, "{location}");
+            }
+            assert_eq!(Listing::of("web/db", &defaults), Ok(None), "{location}");
+        }
     }
 }

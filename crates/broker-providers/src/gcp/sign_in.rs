@@ -324,7 +324,7 @@ fn bare(name: &str) -> String {
 }
 
 /// Tells whether `address` is `https` at a host of Google's APIs or accounts.
-pub(crate) fn is_google(address: &str) -> bool {
+fn is_google(address: &str) -> bool {
     let authority = address.strip_prefix("https://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     authority.is_some_and(|host| {
         let plain = host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');

@@ -22,11 +22,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::fault::{Fault, persist};
 use crate::gcp::answer::{Standing, crc32c, fetched, number_in, of_write};
+use crate::gcp::endpoint::{self, EndpointError};
 use crate::gcp::hint::{About, hint};
 use crate::gcp::name::{Defaults, Listing, Target, Wanted};
 use crate::gcp::session::{Session, Sessions};
 pub(crate) use crate::gcp::sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV, stamp};
-use crate::gcp::sign_in::{Places, chain, is_google};
+use crate::gcp::sign_in::{Places, chain};
 use crate::gcp::wire::{fault_of, once};
 use crate::provider::{
     Capabilities, Described, DescribedVersion, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider,
@@ -66,24 +67,23 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderE
         retry: Retry::Never,
     };
     let unusable = |cause: &str, hint: &str| refuse(Fault::new(ErrorKind::Unsupported, cause), Some(hint));
-    let elsewhere = settings.endpoint.as_deref().filter(|endpoint| !is_google(endpoint));
+    let named = settings.endpoint.as_deref();
+    let elsewhere = named.filter(|address| !endpoint::is_of_service(address));
     let anonymous = match settings.auth.as_deref() {
         None | Some("adc") => false,
-        Some("anonymous") if elsewhere.is_some_and(is_loopback) => true,
-        Some("anonymous") => {
-            return Err(unusable(
-                "`auth = \"anonymous\"` is for test servers on this machine",
-                "give it an `endpoint`",
-            ));
-        }
+        Some("anonymous") => true,
         Some(_) => return Err(unusable("`auth` is not one of this kind", "it is `adc` or `anonymous`")),
     };
-    if elsewhere.is_some() && !opening.fixed && !anonymous {
-        // Whoever wrote the manifest would get a token that opens all of Google Cloud.
-        return Err(unusable(
-            "a manifest cannot send your sign-in of Google to another `endpoint`",
-            "put this instance into your own configuration, which may",
-        ));
+    if let Some(error) = named.and_then(|address| endpoint::check(address, opening.fixed, anonymous).err()) {
+        let hint = match error {
+            EndpointError::NoAddress => "leave it out for Google's own",
+            // Whoever wrote the manifest would get a token that opens all of Google Cloud.
+            EndpointError::Foreign => "put this instance into your own configuration, which may",
+        };
+        return Err(unusable(&error.to_string(), hint));
+    }
+    if anonymous && !elsewhere.is_some_and(endpoint::is_loopback) {
+        return Err(unusable("`auth = \"anonymous\"` is for test servers on this machine", "give it an `endpoint`"));
     }
     chain(settings).map_err(|fault| refuse(fault, None))?;
     let rest = opening.shared.http.counting(Arc::clone(&opening.calls)).map_err(|fault| refuse(fault, None))?;
@@ -456,16 +456,6 @@ fn label_filter(tags: &[(String, String)]) -> String {
     tags.iter().map(|(name, value)| format!("labels.{name}={value}")).collect::<Vec<_>>().join(" AND ")
 }
 
-fn is_loopback(address: &str) -> bool {
-    let rest = address.split_once("://").map_or("", |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 impl fmt::Debug for GcpSecretManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GcpSecretManager").field("instance", &self.instance).finish_non_exhaustive()
@@ -475,16 +465,6 @@ impl fmt::Debug for GcpSecretManager {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        for address in ["http://127.0.0.1:1", "http://localhost:1/x", "http://[::1]:80"] {
-            assert!(is_loopback(address), "{address}");
-        }
-        for address in ["https://localhost.example.com", "https://10.0.0.1", "https://secretmanager.googleapis.com"] {
-            assert!(!is_loopback(address), "{address}");
-        }
-    }
 
     #[test]
     fn a_filter_holds_nothing_but_labels() {
