@@ -5,6 +5,7 @@ pub(crate) mod http;
 pub(crate) mod json;
 pub(crate) mod keys;
 pub(crate) mod login;
+pub(crate) mod process;
 pub(crate) mod profile;
 pub(crate) mod profile_walk;
 pub(crate) mod session;

@@ -11,6 +11,7 @@ use broker_core::reference::SecretRef;
 use tokio::time::{Instant, timeout_at};
 
 use crate::aws::answer::sign_in_fault;
+use crate::aws::process;
 use crate::aws::sign_in::{SignInPlan, SignedIn};
 use crate::fault::Fault;
 use crate::file_stamp::FilesStamp;
@@ -83,6 +84,9 @@ impl AwsSession {
             }
             ErrorKind::Unauthenticated if fault.is("RequestTimeTooSkewed") || is_skewed(&fault.cause) => {
                 "set the clock of this machine".to_owned()
+            }
+            ErrorKind::Unauthenticated | ErrorKind::Unavailable if fault.cause.starts_with(process::CAUSE) => {
+                format!("run the command of the profile `{}` by hand to see what it says", self.plan.profile_name())
             }
             ErrorKind::Unauthenticated if self.plan.has_login() => format!("sign in: `broker login {}`", self.instance),
             ErrorKind::Unauthenticated => format!(

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use aws_config::credential_process::CredentialProcessProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
@@ -28,6 +27,7 @@ use broker_core::sign_in::SignIn;
 
 use crate::aws::keys::Kept;
 use crate::aws::login::{AwsLogin, PortalKeys};
+use crate::aws::process::Process;
 use crate::aws::profile::{self, ProfileError};
 use crate::aws::profile_walk::{Base, Portal, Role, SsoProfile, Walk, WalkError, portal, sso_role, walk};
 use crate::aws::source::{Keys, Machine, Metadata, Nobody, WebIdentity};
@@ -248,7 +248,7 @@ impl SignInPlan {
             Base::Environment => SharedCredentialsProvider::new(Keys(self.keys())),
             Base::Metadata => SharedCredentialsProvider::new(self.metadata(config)),
             Base::Sso(sso) => self.portal_keys(sso),
-            Base::Process(command) => SharedCredentialsProvider::new(CredentialProcessProvider::new(command)),
+            Base::Process(command) => SharedCredentialsProvider::new(Process(command)),
             Base::WebIdentity { role, token_file, session } => {
                 let identity = self.web_identity_of(sts, role, PathBuf::from(token_file), session)?;
                 SharedCredentialsProvider::new(Machine { web_identity: Some(identity), metadata: Metadata::off() })

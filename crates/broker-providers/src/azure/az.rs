@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use serde::Deserialize;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroizing;
 
@@ -106,7 +106,14 @@ fn broken(why: &str) -> Fault {
 }
 
 /// Kills a group of processes when it is dropped.
-struct Group(Option<rustix::process::Pid>);
+pub(crate) struct Group(Option<rustix::process::Pid>);
+
+impl Group {
+    /// Takes charge of the group that `child` was started at the head of.
+    pub(crate) fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw))
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -121,8 +128,7 @@ type Done = (bool, Zeroizing<Vec<u8>>, Vec<u8>);
 /// Runs `command` to its end; tells whether it succeeded, and what it wrote.
 async fn run(mut command: Command) -> std::io::Result<Done> {
     let mut child = command.spawn()?;
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    let _group = Group(pid);
+    let _group = Group::of(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // All at once, so that nothing of it stays behind in a smaller buffer.
     let mut printed = Zeroizing::new(Vec::with_capacity(MAX_OUTPUT as usize));
