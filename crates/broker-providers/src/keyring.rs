@@ -42,6 +42,9 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     batch: usize::MAX,
 };
 
+/// What a fault is called when the daemon has no session keyring that it could read.
+const NO_SESSION: &str = "no-session";
+
 /// Threads that wait for a keyring, of all instances. One that hangs takes its thread along until somebody answers it.
 static THREADS: Semaphore = Semaphore::const_new(4);
 
@@ -141,6 +144,11 @@ impl OsKeyring {
     /// Says `fault` of `reference`, with the way out that fits.
     fn error(&self, fault: Fault, reference: Option<&SecretRef>) -> ProviderError {
         let hint = match (fault.kind, reference) {
+            _ if fault.is(NO_SESSION) => Some(
+                "use the Secret Service, or give the daemon a session of its own: `broker daemon stop`, then `keyctl \
+                 session - COMMAND`"
+                    .to_owned(),
+            ),
             (ErrorKind::NotFound, Some(reference)) => Some(format!(
                 "see what there is with `broker secret list {}://`, or store it: broker secret set {reference}",
                 self.instance
@@ -156,16 +164,19 @@ impl OsKeyring {
             }
             _ => None,
         };
+        let retry = match fault.kind {
+            // Only another daemon changes that.
+            _ if fault.is(NO_SESSION) => Retry::Never,
+            ErrorKind::Unavailable => Retry::After(Duration::from_secs(1)),
+            _ => Retry::Never,
+        };
         ProviderError {
             kind: fault.kind,
             instance: self.instance.clone(),
             reference: reference.cloned(),
             cause: fault.cause,
             hint,
-            retry: match fault.kind {
-                ErrorKind::Unavailable => Retry::After(Duration::from_secs(1)),
-                _ => Retry::Never,
-            },
+            retry,
         }
     }
 
@@ -261,6 +272,9 @@ fn fault(error: Error) -> Fault {
 fn fault_of_store(error: store::NoStore) -> Fault {
     match error {
         store::NoStore::Failed(error) => fault(error),
+        none @ (store::NoStore::NoSession | store::NoStore::SessionGone(_)) => {
+            Fault { code: Some(NO_SESSION.to_owned()), ..Fault::new(ErrorKind::Unavailable, none.to_string()) }
+        }
         none => Fault::new(ErrorKind::Unavailable, none.to_string()),
     }
 }

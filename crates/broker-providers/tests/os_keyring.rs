@@ -339,6 +339,56 @@ async fn without_any_keyring_the_error_says_what_is_missing() {
     assert!(error.cause.contains("no session bus") && error.hint.is_some(), "{error}");
 }
 
+/// Returns the names of all keys that this user can see and that hold `part`.
+fn keys_with(part: &str) -> Vec<String> {
+    let keys = std::fs::read_to_string("/proc/keys").unwrap();
+    keys.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_session_of_its_own_the_kernel_is_given_nothing_and_the_error_says_why() {
+    // What a plain shell and a container have.
+    let stand_in = format!("_uid_ses.{}", rustix::process::getuid().as_raw());
+    let around = ["keyctl", "session", &stand_in];
+    if !is_inside("without_a_session_of_its_own_the_kernel_is_given_nothing_and_the_error_says_why", &around) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let service = unique("nosession");
+    let name = format!("keyring://{service}/me");
+    let probes = keys_with("keyring:probe-");
+    for store in [None, Some("keyutils")] {
+        let provider = opened(&registry(dir.path()), store);
+        let failed = [
+            fetch(&*provider, &name, SOON).await.map(|_| ()),
+            provider.put(&reference(&name), text("a value"), soon()).await.map(|_| ()),
+            provider.delete(&reference(&name), soon()).await,
+        ];
+        for result in failed {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+            assert!(error.cause.contains("has no keyring of its own"), "{error}");
+            assert!(error.hint.unwrap().contains("keyctl session - "));
+        }
+    }
+    assert_eq!(keys_with(&service), Vec::<String>::new());
+    let left: Vec<_> = keys_with("keyring:probe-").into_iter().filter(|key| !probes.contains(key)).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_the_kernel_that_was_revoked_is_told() {
+    let ended: &[&str] = &["keyctl", "session", "-", "sh", "-c", "keyctl revoke @s && exec \"$@\"", "sh"];
+    if !is_inside("a_session_of_the_kernel_that_was_revoked_is_told", ended) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let provider = opened(&registry(dir.path()), Some("keyutils"));
+    let error = provider.put(&reference("keyring://shop/a"), text("a value"), soon()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert!(error.cause.contains("is gone"), "{error}");
+}
+
 #[test]
 fn an_unknown_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,9 +11,13 @@ use keyring_core::{CredentialStore, Error};
 
 use crate::local::crypto::random;
 use crate::local::keyring::has_bus;
+use crate::words::safe;
 
 /// The service under which the broker keeps its own things, and tries whether a keyring works.
 pub(crate) const OWN_SERVICE: &str = "broker";
+
+/// What the stand-in of a process without a session begins with, before the user's number (user-session-keyring(7)).
+const USER_SESSION: &str = "_uid_ses.";
 
 /// An open keyring.
 pub(crate) type Store = CredentialStore;
@@ -36,6 +40,12 @@ pub(crate) enum NoStore {
     /// There is neither.
     #[error("there is neither a Secret Service nor a keyring of the kernel")]
     Neither,
+    /// The daemon has the session keyring of nobody in particular.
+    #[error("the session that the daemon was started in has no keyring of its own")]
+    NoSession,
+    /// The session keyring was revoked, as `pam_keyinit revoke` does at logout.
+    #[error("the keyring of the session that the daemon was started in is gone ({0})")]
+    SessionGone(String),
     /// One is there and does not serve.
     #[error(transparent)]
     Failed(Error),
@@ -72,10 +82,30 @@ impl Which {
                 // A key is called `keyring:ACCOUNT@SERVICE`. Only without `@` in the service is that one item.
                 let config = HashMap::from([("service_no_divider", "true")]);
                 let store = linux_keyutils_keyring_store::Store::new_with_configuration(&config);
-                Ok(store.map_err(NoStore::Failed)?)
+                let store: Arc<Store> = store.map_err(NoStore::Failed)?;
+                own_session(&*store)?;
+                Ok(store)
             }
         }
     }
+}
+
+/// Makes sure that this thread possesses the session keyring before anything is written there.
+///
+/// A process that was given no session has the one of its user as a stand-in. Naming it is enough to write into it, but
+/// not to read, change or delete what was written: the client looks for the persistent keyring next, and the kernel then
+/// gives the thread an empty session of its own (keyctl(2), `KEYCTL_GET_PERSISTENT`). What was written would stay behind.
+fn own_session(store: &Store) -> Result<(), NoStore> {
+    let gone = |why: &dyn std::fmt::Display| NoStore::SessionGone(safe(&why.to_string()));
+    // Nothing is created by this, and the keyring is named before the thread can get another one.
+    let entry = match store.build(OWN_SERVICE, "session", None) {
+        Ok(entry) => entry,
+        Err(Error::NoStorageAccess(why)) => return Err(gone(&why)),
+        Err(error) => return Err(NoStore::Failed(error)),
+    };
+    let Some(item) = entry.as_any().downcast_ref::<linux_keyutils_keyring_store::Cred>() else { return Ok(()) };
+    let about = item.session.metadata().map_err(|error| gone(&error))?;
+    if about.get_description().starts_with(USER_SESSION) { Err(NoStore::NoSession) } else { Ok(()) }
 }
 
 /// Opens the store `known`, or the first that works.
