@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -144,23 +145,41 @@ async fn a_program_that_is_not_the_pinned_one_is_not_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_checked_is_what_runs_even_when_the_file_is_replaced_in_between() {
+async fn a_program_that_was_edited_replaced_or_opened_to_others_is_refused_at_the_next_request() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let good = format!("{ANSWERS}printf '{{\"broker\":1,\"results\":[{{\"id\":\"0\",\"text\":\"good\"}}]}}'\n");
     let program = written(dir.path(), "program", &good);
     let provider = opened(&registry(dir.path()), "op", &pinned(&program, &[]));
-    assert_eq!(bytes(&fetch(&*provider, &[reference("op://a")], SOON).await[0]), b"good");
-    // Over the same inode, and by another one in its place.
     let evil = format!("#!/bin/sh\ntouch {}\n", trace.display());
-    fs::File::options().write(true).truncate(true).open(&program).unwrap().write_all(evil.as_bytes()).unwrap();
-    assert_eq!(bytes(&fetch(&*provider, &[reference("op://a")], SOON).await[0]), b"good");
-    fs::remove_file(&program).unwrap();
-    written(dir.path(), "program", &evil);
-    assert_eq!(bytes(&fetch(&*provider, &[reference("op://a")], SOON).await[0]), b"good");
-    // Who locks the broker has it looked at anew.
-    provider.forget();
-    assert_eq!(one(fetch(&*provider, &[reference("op://a")], SOON).await).kind, ErrorKind::Denied);
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    // Over the same inode, by another one in its place, and by who may write it or stand in for it.
+    let edit =
+        || fs::File::options().write(true).truncate(true).open(&program).unwrap().write_all(evil.as_bytes()).unwrap();
+    let replace = || {
+        fs::remove_file(&program).unwrap();
+        written(dir.path(), "program", &evil);
+    };
+    let touched: [(&str, &dyn Fn()); 4] = [
+        ("edited", &edit),
+        ("replaced", &replace),
+        ("writable", &|| mode(&program, 0o777)),
+        ("in a writable place", &|| mode(dir.path(), 0o777)),
+    ];
+    for (how, touch) in touched {
+        assert_eq!(bytes(&fetch(&*provider, &[reference("op://a")], SOON).await[0]), b"good", "before it is {how}");
+        touch();
+        for options in [FetchOptions::within(SOON), FetchOptions { refresh: true, ..FetchOptions::within(SOON) }] {
+            // Another name each time, for a refusal is remembered for a while.
+            let name = reference(&format!("op://{}/{}", how.replace(' ', "-"), options.refresh));
+            let error = one(provider.fetch(&[name], options).await);
+            assert_eq!(error.kind, ErrorKind::Denied, "{how}: {error}");
+        }
+        mode(dir.path(), 0o700);
+        fs::remove_file(&program).unwrap();
+        written(dir.path(), "program", &good);
+        provider.forget();
+    }
     assert!(!trace.exists());
 }
 
@@ -192,13 +211,13 @@ async fn a_program_sees_a_clean_environment_and_no_descriptor_but_its_own() {
     let seen = dir.path().join("seen");
     let script = format!(
         r#"#!/usr/bin/python3 -I
-import json, os, sys
+import fcntl, json, os, sys
 request = json.load(sys.stdin)
 seen = {{
     "environment": dict(os.environ),
     "descriptors": {{fd: os.readlink("/proc/self/fd/" + fd) for fd in os.listdir("/proc/self/fd") if os.path.lexists("/proc/self/fd/" + fd)}},
     "cwd": os.getcwd(), "group": os.getpgrp() == os.getpid(), "argv": open("/proc/self/cmdline").read().split("\0"),
-    "signals": open("/proc/self/status").read(),
+    "signals": open("/proc/self/status").read(), "mode": fcntl.fcntl(3, fcntl.F_GETFL) & os.O_ACCMODE,
 }}
 open("{}", "w").write(json.dumps(seen) + "\n")
 print(json.dumps({{"broker": 1, "results": [{{"id": "0", "text": "x"}}]}}))
@@ -237,6 +256,7 @@ print(json.dumps({{"broker": 1, "results": [{{"id": "0", "text": "x"}}]}}))
     assert_eq!(numbers, ["0", "1", "2", "3"], "{descriptors:?}");
     assert!(["0", "1", "2"].iter().all(|fd| descriptors[*fd].as_str().unwrap().starts_with("pipe:")));
     assert!(descriptors["3"].as_str().unwrap().starts_with("/memfd:program"), "only itself: {descriptors:?}");
+    assert_eq!(seen["mode"].as_i64(), Some(0), "it is open for more than reading");
     assert_eq!((seen["cwd"].as_str(), seen["group"].as_bool()), (Some("/"), Some(true)));
     let argv: Vec<_> = seen["argv"].as_array().unwrap().iter().filter_map(|word| word.as_str()).collect();
     assert_eq!(argv, ["/usr/bin/python3", "-I", "/proc/self/fd/3", "one", "two words", ""]);

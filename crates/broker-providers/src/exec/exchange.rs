@@ -169,9 +169,10 @@ impl Exchange {
 
     fn loaded(&self) -> Result<Arc<Program>, ProgramError> {
         let held = self.program.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(program) = held {
+        if let Some(program) = held.filter(|program| self.pin.is_still(program)) {
             return Ok(program);
         }
+        self.forget();
         let program = Arc::new(self.pin.load()?);
         *self.program.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&program));
         Ok(program)

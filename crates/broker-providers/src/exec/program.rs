@@ -1,9 +1,10 @@
 //! The pinned program of an `exec` instance: read once, checked, and from then on unchangeable.
 //!
 //! Its bytes are copied into memory that is sealed against every change (memfd_create(2), fcntl(2) on `F_ADD_SEALS`), and
-//! what is hashed and what is started is that copy. So nothing that happens to the file afterwards matters, not even a
-//! write into it between the check and the start. The pin covers these bytes alone: not the interpreter that a script
-//! names, nor what the program loads or starts itself.
+//! what is hashed and what is started is that copy. So nothing that happens to the file afterwards runs, not even a write
+//! into it between the check and the start. The file is looked at again for every start: once it was touched, or others
+//! can change it, it is read and checked anew. The pin covers these bytes alone: not the interpreter that a script names,
+//! nor what the program loads or starts itself.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -14,6 +15,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, open};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
+
+use crate::file_stamp::FileStamp;
 
 /// Largest program that is taken, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
@@ -32,10 +35,12 @@ pub(crate) struct Pin {
 pub(crate) struct Program {
     /// Where it was read, for messages and as its own name for itself.
     pub(crate) path: PathBuf,
-    /// The sealed copy.
+    /// The sealed copy, open for reading alone.
     pub(crate) image: File,
     /// Whether it is a script, which its interpreter opens once more by a name.
     pub(crate) is_script: bool,
+    /// The state of the file before it was read.
+    stamp: Option<FileStamp>,
 }
 
 /// Why a program is not started.
@@ -128,9 +133,8 @@ impl Pin {
     pub(crate) fn load(&self) -> Result<Program, ProgramError> {
         let path = &self.path;
         let unreadable = |source: io::Error| ProgramError::Unreadable { path: path.clone(), source };
-        // Not to wait for the writer of a pipe, and not to make a terminal ours.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let mut file = File::from(open(path, flags, Mode::empty()).map_err(|error| unreadable(error.into()))?);
+        let stamp = FileStamp::of(path);
+        let mut file = opened(path).map_err(unreadable)?;
         let meta = file.metadata().map_err(unreadable)?;
         if !meta.is_file() {
             return Err(ProgramError::NotRegular(path.clone()));
@@ -166,7 +170,17 @@ impl Pin {
         }
         fcntl_add_seals(&image, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
             .map_err(|error| ProgramError::NoSeal(error.into()))?;
-        Ok(Program { path: path.clone(), image, is_script: head == b"#!" })
+        // A script keeps a descriptor of it, which is to be good for reading and nothing else.
+        let image = File::open(format!("/proc/self/fd/{}", image.as_raw_fd())).map_err(ProgramError::NoSeal)?;
+        Ok(Program { path: path.clone(), image, is_script: head == b"#!", stamp })
+    }
+
+    /// Tells whether the file is still as it was when `program` was read, in a place that nobody else can change.
+    pub(crate) fn is_still(&self, program: &Program) -> bool {
+        let stamp = FileStamp::of(&self.path);
+        stamp.is_some()
+            && stamp == program.stamp
+            && opened(&self.path).is_ok_and(|file| self.check_place(&file).is_ok())
     }
 
     /// Checks that only this user and root can change the open file or put another one in its place. The place is where
@@ -195,6 +209,12 @@ impl Pin {
         }
         Ok(())
     }
+}
+
+fn opened(path: &Path) -> io::Result<File> {
+    // Not to wait for the writer of a pipe, and not to make a terminal ours.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(File::from(open(path, flags, Mode::empty())?))
 }
 
 fn executable_memory() -> Result<rustix::fd::OwnedFd, Errno> {
@@ -252,6 +272,10 @@ mod tests {
         let copy = fs::read(format!("/proc/self/fd/{}", program.image.as_raw_fd())).unwrap();
         assert_eq!(copy, SCRIPT);
         let written = (&program.image).write_all(b"x").unwrap_err();
+        assert_eq!(written.raw_os_error(), Some(Errno::BADF.raw_os_error()), "{written}");
+        // Opened anew for writing, as a script can open its own descriptor, it takes nothing either.
+        let name = format!("/proc/self/fd/{}", program.image.as_raw_fd());
+        let written = File::options().write(true).open(name).and_then(|mut file| file.write_all(b"x")).unwrap_err();
         assert_eq!(written.raw_os_error(), Some(Errno::PERM.raw_os_error()), "{written}");
         assert!(program.image.set_len(0).is_err());
         assert!(matches!(pinned(&path, SCRIPT).load(), Err(ProgramError::Changed { .. })));
