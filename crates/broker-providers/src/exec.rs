@@ -128,11 +128,11 @@ impl Exec {
     ) -> Result<Zeroizing<Vec<u8>>, Problem> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(self.problem(&ExchangeError::Silent));
+            return Err(self.problem(&ExchangeError::Silent, operation));
         }
         let request = protocol::request(operation, left, task)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.exchange.ask(request, deadline).await.map_err(|error| self.problem(&error))
+        self.exchange.ask(request, deadline).await.map_err(|error| self.problem(&error, operation))
     }
 
     /// Returns what the program can, asking it the first time.
@@ -141,7 +141,14 @@ impl Exec {
             return Ok(known);
         }
         let answer = self.ask("capabilities", Task::None {}, deadline).await?;
-        let abilities = Arc::new(protocol::abilities(&answer)?);
+        let by_hand = |problem: Problem| match problem.kind {
+            // Whatever it was asked for after that, this is what failed.
+            ErrorKind::Malformed if problem.hint.is_none() => {
+                Problem { hint: Some(self.by_hand("capabilities")), ..problem }
+            }
+            _ => problem,
+        };
+        let abilities = Arc::new(protocol::abilities(&answer).map_err(by_hand)?);
         *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&abilities));
         Ok(abilities)
     }
@@ -182,7 +189,7 @@ impl Exec {
         Some(Problem::new(ErrorKind::Unsupported, format!("the program says that it does not know `?{stage}`")))
     }
 
-    fn problem(&self, error: &ExchangeError) -> Problem {
+    fn problem(&self, error: &ExchangeError, operation: &str) -> Problem {
         let kind = match error {
             ExchangeError::Program(ProgramError::Unreadable { .. })
             | ExchangeError::Start(_)
@@ -204,24 +211,35 @@ impl Exec {
                 "keep it where only you and root can write".to_owned()
             }
             ExchangeError::Silent => format!("give `{}` a longer `timeout`, or see why it hangs", self.instance),
-            ExchangeError::Ended { .. } | ExchangeError::Flood { .. } => self.by_hand(),
+            ExchangeError::Ended { .. } | ExchangeError::Flood { .. } => self.by_hand(operation),
             _ => format!("check `command` in `[providers.{}]`", self.instance),
         };
         Problem { hint: Some(hint), ..Problem::new(kind, safe(&error.to_string())) }
     }
 
-    fn by_hand(&self) -> String {
-        let request = r#"{"broker":1,"operation":"capabilities","seconds":10}"#;
-        format!("see what it says: echo '{request}' | {}", self.exchange.shown())
+    /// Says how to try `operation` at a terminal, where standard error can be read. What was asked for is left out: a name
+    /// may hold what a shell takes for a command.
+    fn by_hand(&self, operation: &str) -> String {
+        let task = match operation {
+            "fetch" => r#","references":[{"id":"0","path":"PATH"}]"#,
+            "put" => r#","path":"PATH","value":"dGVzdA==""#,
+            "delete" | "describe" => r#","path":"PATH""#,
+            "list" => r#","prefix":"""#,
+            _ => "",
+        };
+        let request = format!(r#"{{"broker":1,"operation":"{operation}","seconds":10{task}}}"#);
+        let shown = self.exchange.shown();
+        let name = if task.contains("PATH") { ", with a name for PATH" } else { "" };
+        format!("`{operation}` failed; see what the program says{name}: echo '{request}' | {shown}")
     }
 
     /// Says `problem` of `reference`, with the way out that fits.
-    fn error(&self, problem: Problem, reference: Option<&SecretRef>) -> ProviderError {
+    fn error(&self, problem: Problem, operation: &str, reference: Option<&SecretRef>) -> ProviderError {
         let hint = problem.hint.or_else(|| match problem.kind {
             ErrorKind::NotFound => Some(format!("check its name, as the program behind `{}` knows it", self.instance)),
             ErrorKind::Denied => Some(format!("the program behind `{}` may not read it", self.instance)),
             ErrorKind::Unauthenticated => Some(format!("sign in to what stands behind `{}`", self.instance)),
-            ErrorKind::Malformed => Some(self.by_hand()),
+            ErrorKind::Malformed => Some(self.by_hand(operation)),
             ErrorKind::Throttled | ErrorKind::Unavailable => {
                 Some("try again in a while, or allow older values with `max-stale`".to_owned())
             }
@@ -328,8 +346,12 @@ impl Provider for Exec {
             .iter()
             .map(|reference| match results.get(reference) {
                 Some(Ok(fetched)) => Ok(fetched.clone()),
-                Some(Err(problem)) => Err(self.error(problem.clone(), Some(reference))),
-                None => Err(self.error(Problem::new(ErrorKind::Malformed, "it was not asked for"), Some(reference))),
+                Some(Err(problem)) => Err(self.error(problem.clone(), "fetch", Some(reference))),
+                None => Err(self.error(
+                    Problem::new(ErrorKind::Malformed, "it was not asked for"),
+                    "fetch",
+                    Some(reference),
+                )),
             })
             .collect()
     }
@@ -341,19 +363,19 @@ impl Provider for Exec {
         deadline: Instant,
     ) -> Result<Option<String>, ProviderError> {
         let done = self.stored(reference, &value, deadline).await;
-        done.map_err(|problem| self.error(problem, Some(reference)))
+        done.map_err(|problem| self.error(problem, "put", Some(reference)))
     }
 
     async fn delete(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
-        self.deleted(reference, deadline).await.map_err(|problem| self.error(problem, Some(reference)))
+        self.deleted(reference, deadline).await.map_err(|problem| self.error(problem, "delete", Some(reference)))
     }
 
     async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
-        self.listed(options, deadline).await.map_err(|problem| self.error(problem, None))
+        self.listed(options, deadline).await.map_err(|problem| self.error(problem, "list", None))
     }
 
     async fn describe(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, ProviderError> {
-        self.described(reference, deadline).await.map_err(|problem| self.error(problem, Some(reference)))
+        self.described(reference, deadline).await.map_err(|problem| self.error(problem, "describe", Some(reference)))
     }
 
     fn forget(&self) {

@@ -395,6 +395,39 @@ async fn a_failed_program_is_not_believed_and_its_standard_error_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_hint_names_the_operation_that_failed_and_its_request_is_one_that_the_program_can_be_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = r#"printf '{"broker":1,"operations":["fetch","put","delete","list","describe"]}'"#;
+    for (wrong, kind) in [("exit 1", ErrorKind::Unavailable), ("echo nonsense", ErrorKind::Malformed)] {
+        let script = format!("{ANSWERS}case $request in *capabilities*) {all};; *) {wrong};; esac\n");
+        let program = written(dir.path(), "program", &script);
+        let provider = opened(&registry(dir.path()), "op", &pinned(&program, &[]));
+        let secret = reference("op://it's");
+        let deadline = tokio::time::Instant::now() + SOON;
+        let failed = [
+            ("fetch", one(fetch(&*provider, std::slice::from_ref(&secret), SOON).await)),
+            ("put", provider.put(&secret, SecretValue::from("x".to_owned()), deadline).await.unwrap_err()),
+            ("delete", provider.delete(&secret, deadline).await.unwrap_err()),
+            ("list", provider.list(ListOptions::default(), deadline).await.unwrap_err()),
+            ("describe", provider.describe(&secret, deadline).await.map(|_| ()).unwrap_err()),
+        ];
+        for (operation, error) in failed {
+            assert_eq!(error.kind, kind, "{operation}: {error}");
+            let hint = error.hint.unwrap();
+            assert!(hint.starts_with(&format!("`{operation}` failed; ")), "{hint}");
+            let request = hint.split_once("echo '").unwrap().1.split_once("' | ").unwrap().0;
+            let request: serde_json::Value = serde_json::from_str(request).unwrap();
+            assert_eq!(request["operation"], operation);
+        }
+    }
+    // What failed is the question before it.
+    let program = written(dir.path(), "program", &format!("{ANSWERS}echo nonsense\n"));
+    let provider = opened(&registry(dir.path()), "op", &pinned(&program, &[]));
+    let error = provider.list(ListOptions::default(), tokio::time::Instant::now() + SOON).await.unwrap_err();
+    assert!(error.hint.as_deref().unwrap_or_default().starts_with("`capabilities` failed; "), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_prints_nonsense_answers_nothing() {
     for (body, words) in [
         ("echo canary-1", "no JSON"),
