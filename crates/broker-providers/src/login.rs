@@ -20,8 +20,15 @@ pub struct SessionKey {
     pub kind: &'static str,
     /// Where it was obtained and may be shown, such as `https://vault.example.com:8200`.
     pub origin: String,
-    /// The namespace, role, tenant and the like.
+    /// The namespace, role, tenant and the like, and whose certificates are believed there.
     pub detail: String,
+}
+
+impl SessionKey {
+    /// Writes what tells two sessions apart: quoted, so that no part can pass for another one.
+    pub(crate) fn detail_of(parts: &[(&str, &str)]) -> String {
+        parts.iter().map(|(name, value)| format!("{name}={value:?}")).collect::<Vec<_>>().join(" ")
+    }
 }
 
 impl fmt::Display for SessionKey {

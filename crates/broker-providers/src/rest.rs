@@ -13,6 +13,7 @@ use std::time::Duration;
 use broker_core::secret::SecretValue;
 use reqwest::header::HeaderMap;
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use crate::fault::{Fault, retry_after};
@@ -36,10 +37,10 @@ impl Pool {
     /// [`ErrorKind::Unavailable`] when the machine's certificates cannot be read.
     pub(crate) fn counting(&self, calls: Arc<AtomicU64>) -> Result<Rest, Fault> {
         if let Some(client) = self.0.get() {
-            return Ok(Rest { client: client.clone(), calls });
+            return Ok(Rest { client: client.clone(), calls, trust: None });
         }
         let client = build(builder())?;
-        Ok(Rest { client: self.0.get_or_init(|| client).clone(), calls })
+        Ok(Rest { client: self.0.get_or_init(|| client).clone(), calls, trust: None })
     }
 
     /// Returns connections of their own to a server whose certificate is of one of the authorities in `pem`, and of no
@@ -53,7 +54,8 @@ impl Pool {
         if authorities.is_empty() {
             return Err(unusable("there is no certificate in it".to_owned()));
         }
-        Ok(Rest { client: build(builder().tls_certs_only(authorities))?, calls })
+        let digest: String = Sha256::digest(pem).iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Rest { client: build(builder().tls_certs_only(authorities))?, calls, trust: Some(digest.into()) })
     }
 }
 
@@ -77,6 +79,8 @@ fn build(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, Fault> {
 pub(crate) struct Rest {
     client: reqwest::Client,
     calls: Arc<AtomicU64>,
+    /// The SHA-256 of the authorities that alone are believed; none where it is the machine's.
+    trust: Option<Arc<str>>,
 }
 
 /// An answer, whatever its status.
@@ -87,6 +91,11 @@ pub(crate) struct Answer {
 }
 
 impl Rest {
+    /// Names the authorities that alone are believed; nothing where it is the machine's.
+    pub(crate) fn trust(&self) -> Option<&str> {
+        self.trust.as_deref()
+    }
+
     /// Begins a request. Credentials belong into headers marked sensitive (`bearer_auth` does so) or into the body.
     pub(crate) fn request(&self, method: reqwest::Method, url: &str) -> reqwest::RequestBuilder {
         self.client.request(method, url)

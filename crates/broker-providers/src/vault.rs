@@ -34,7 +34,7 @@ use crate::vault::kv::{Engine, Metadata, Object, Options, Place, Stored, Write, 
 use crate::vault::mounts::Mounts;
 pub(crate) use crate::vault::sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
 use crate::vault::sign_in::{Held, Method, SERVICE_ACCOUNT, VaultSignIn};
-use crate::vault::wire::{Call, Wire, is_sendable};
+use crate::vault::wire::{Call, Wire, is_plain, is_sendable};
 
 /// Most reads of one instance at the same time.
 const MAX_READS: usize = 16;
@@ -105,13 +105,20 @@ fn sign_in(opening: &Opening<'_>) -> Result<VaultSignIn, ProviderError> {
         settings.auth.as_deref().map_or(Ok(Method::Token), Method::named).map_err(|cause| refuse(cause, None))?;
     let mount = settings.auth_mount.as_deref().unwrap_or(method.name()).trim_matches('/');
     let mount = mount.strip_prefix("auth/").unwrap_or(mount).to_owned();
-    if !is_sendable(&mount) {
+    if !is_plain(&mount) {
         return Err(refuse("`auth-mount` must be a path such as `approle`".to_owned(), None));
+    }
+    // A role id may end like base64 does.
+    if settings.role.as_deref().is_some_and(|role| !is_plain(role.trim_end_matches('='))) {
+        return Err(refuse("`role` must be a name without spaces".to_owned(), None));
     }
     let rest = connections(opening).map_err(|fault| refuse(fault.cause, None))?;
     let named = |name| opening.sign_in.text(name);
     let namespace =
         settings.namespace.as_deref().or_else(|| named("VAULT_NAMESPACE")).or_else(|| named("BAO_NAMESPACE"));
+    if namespace.map(|name| name.trim_matches('/')).is_some_and(|name| !name.is_empty() && !is_plain(name)) {
+        return Err(refuse("`namespace` must be a path such as `team/shop`".to_owned(), None));
+    }
     Ok(VaultSignIn {
         instance: opening.instance.to_owned(),
         wire: Wire::new(rest, address, namespace),

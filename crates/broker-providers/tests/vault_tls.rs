@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use broker_core::instance::InstanceSettings;
+use broker_core::secret::SecretValue;
 use broker_providers::provider::{ErrorKind, ProviderError};
 use broker_providers::registry::Instance;
 use broker_providers::resolve::{ResolveOptions, resolve};
@@ -18,7 +19,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 use support::vault::{Server, ours, with_token};
-use support::{reference, registry};
+use support::{reference, registry, signed_in};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -103,4 +104,35 @@ async fn the_right_authority_is_believed_and_no_other() {
         assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
         assert!(error.cause.contains("`ca`") && !error.cause.contains("canary"), "{error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_one_authority_is_not_shown_to_another_one_at_the_same_address() {
+    let server = ours();
+    server.store("secret", "db", &json!({ "value": "the value" }));
+    let (first, second, dir) = (authority(), authority(), tempfile::tempdir().unwrap());
+    let both = with_tls(&server, &first);
+    let settings = |name: &str, pem: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        let ca = Some(path.to_str().unwrap().to_owned());
+        InstanceSettings { address: Some(both.clone()), ca, ..InstanceSettings::of_kind("vault") }
+    };
+    let registry = registry(dir.path());
+    let nobody = signed_in(&[]);
+    let read = async |settings: &InstanceSettings| {
+        let instance = Instance::of_manifest(settings.clone());
+        let open = |name: &str| registry.open(name, &instance, &nobody);
+        resolve(&[reference("org://secret/db")], ResolveOptions::default(), open).await.remove(0)
+    };
+    let trusted = settings("first.pem", first.pem());
+    let way = registry.login("org", &Instance::of_manifest(trusted.clone()), &nobody).unwrap().unwrap();
+    let soon = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let token = SecretValue::from(server.root().to_owned());
+    registry.sign_ins().answer(&way, vec![token], soon).await.unwrap();
+    assert!(read(&trusted).await.is_ok());
+    // It believes the server, too, and would get the token from it otherwise.
+    let wider = settings("wider.pem", format!("{}{}", second.pem(), first.pem()));
+    let error = read(&wider).await.expect_err("nobody signed in under these authorities");
+    assert_eq!((error.kind, error.cause.as_str()), (ErrorKind::Unauthenticated, "nobody is signed in"));
 }

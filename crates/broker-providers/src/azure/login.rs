@@ -147,7 +147,7 @@ fn name_in(token: &SecretValue) -> Option<String> {
 impl Login for AzureLogin {
     fn session(&self) -> SessionKey {
         let Self { tenant, client_id, authority, .. } = self;
-        let detail = format!("tenant {tenant}, application {client_id}, at {authority}");
+        let detail = SessionKey::detail_of(&[("tenant", tenant), ("application", client_id), ("authority", authority)]);
         SessionKey { kind: KIND, origin: self.bound_to.clone(), detail }
     }
 

@@ -384,12 +384,11 @@ impl VaultSignIn {
 #[async_trait]
 impl Login for VaultSignIn {
     fn session(&self) -> SessionKey {
-        let mut detail = format!("auth={} mount={}", self.method.name(), self.mount);
-        for (name, value) in [("role", self.role.as_deref()), ("namespace", self.wire.namespace())] {
-            if let Some(value) = value {
-                detail.push_str(&format!(" {name}={value}"));
-            }
-        }
+        let mut parts = vec![("auth", self.method.name()), ("mount", self.mount.as_str())];
+        // What one authority's server handed out is not shown to another one's at the same address.
+        let more = [("role", self.role.as_deref()), ("namespace", self.wire.namespace()), ("ca", self.wire.trust())];
+        parts.extend(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
+        let detail = SessionKey::detail_of(&parts);
         SessionKey { kind: "vault", origin: self.wire.address().to_owned(), detail }
     }
 

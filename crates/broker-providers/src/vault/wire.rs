@@ -75,6 +75,11 @@ impl Wire {
         &self.address
     }
 
+    /// Names the authorities that alone are believed; nothing where it is the machine's.
+    pub(crate) fn trust(&self) -> Option<&str> {
+        self.rest.trust()
+    }
+
     pub(crate) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
@@ -156,6 +161,12 @@ pub(crate) fn is_sendable(path: &str) -> bool {
     !path.split('/').any(is_step) && !path.chars().any(char::is_control)
 }
 
+/// Tells whether a text can be the path of a mount or of a namespace, or the name of a role.
+pub(crate) fn is_plain(name: &str) -> bool {
+    let is_strange = |c: char| c.is_whitespace() || matches!(c, '=' | '?' | '#' | '%' | '"' | '\\');
+    is_sendable(name) && !name.contains(is_strange)
+}
+
 #[derive(Deserialize)]
 struct Refused {
     #[serde(default)]
@@ -235,6 +246,18 @@ mod tests {
         }
         for path in ["a/b", "a/...", "a/.b", "ä/%2e%2e", "a b/?#", "a+b/*"] {
             assert!(is_sendable(path), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_mount_a_namespace_or_a_role_holds_nothing_that_means_something_else_elsewhere() {
+        for name in
+            ["", "a b", "a\tb", "a=b", "a?b", "a#b", "..", "a/../b", "a\u{7}", "a\"b", "a%2e", "token namespace=team-a"]
+        {
+            assert!(!is_plain(name), "{name:?}");
+        }
+        for name in ["token", "team/shop", "ada@example.com", "5ad1ebb5-8e3f", "a.b_c+d", "équipe"] {
+            assert!(is_plain(name), "{name:?}");
         }
     }
 

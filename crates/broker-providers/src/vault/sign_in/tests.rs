@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Held, Method, VaultSignIn};
+use crate::login::Login as _;
 use crate::provider::ErrorKind;
 use crate::rest::Pool;
 use crate::sign_ins::SignIns;
@@ -82,4 +83,25 @@ vault.auth.kubernetes.create_role("app", bound_service_account_names="shop", bou
     let refused = at(&vault, dir.path(), Method::Kubernetes, true).held(soon()).await.err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Unauthenticated);
     assert_eq!(refused.cause, "HTTP 403: service account name not authorized");
+}
+
+#[tokio::test]
+async fn no_mount_role_or_namespace_can_pass_for_another_ones_session() {
+    let (vault, dir) = (Vault::start(), tempfile::tempdir().unwrap());
+    let with = |mount: &str, role: &str, namespace: Option<&str>| {
+        let plain = at(&vault, dir.path(), Method::Token, false);
+        let rest = Pool::default().counting(Arc::new(AtomicU64::new(0))).unwrap();
+        let wire = Wire::new(rest, &vault.url(), namespace);
+        VaultSignIn { wire, mount: mount.to_owned(), role: Some(role.to_owned()), ..plain }.session()
+    };
+    let theirs = with("token", "app", Some("team-a"));
+    for (mount, role) in [
+        ("token", "app namespace=team-a"),
+        ("token", "app\" namespace=\"team-a"),
+        ("token\" role=\"app\" namespace=\"team-a", "app"),
+        ("token role=app namespace=team-a", ""),
+    ] {
+        assert_ne!(with(mount, role, None), theirs, "{mount} {role}");
+    }
+    assert_eq!(with("token", "app", Some("/team-a/")), theirs);
 }
