@@ -10,6 +10,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::provider::{ErrorKind, Retry};
 use crate::words::safe;
 
+/// The longest wait that a manager can ask for: more is added to no clock.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -98,10 +101,11 @@ where
 /// Reads a `Retry-After`: seconds, or a date (RFC 9110 section 10.2.3).
 pub(crate) fn retry_after(header: &str) -> Option<Duration> {
     if let Ok(seconds) = header.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(LONGEST_WAIT));
     }
     let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(header.trim()).ok()?;
-    Some(date.duration_since(jiff::Timestamp::now()).try_into().unwrap_or_default())
+    let wait: Duration = date.duration_since(jiff::Timestamp::now()).try_into().unwrap_or_default();
+    Some(wait.min(LONGEST_WAIT))
 }
 
 /// Returns a random pause before the attempt after `attempt`: between nothing and 50 ms, 100 ms and so on up to 2 s.
@@ -144,6 +148,16 @@ mod tests {
         assert!(retry_after(&date).is_some_and(|wait| (98..=100).contains(&wait.as_secs())), "{date}");
         assert_eq!(retry_after("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::ZERO));
         assert_eq!(retry_after("soon"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_manager_that_names_the_end_of_time_is_asked_again_in_a_day() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        for header in [u64::MAX.to_string().as_str(), "Wed, 01 Dec 9999 00:00:00 GMT"] {
+            assert_eq!(retry_after(header), Some(day), "{header}");
+            let named = retry_after(header).unwrap();
+            assert_eq!(times_of_a_busy_manager(Duration::from_secs(10), named).await.len(), 1);
+        }
     }
 
     /// Asks a manager that is busy and names a time; returns the times of the requests, from the first one on.

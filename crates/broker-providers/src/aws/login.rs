@@ -69,17 +69,23 @@ struct Pending<'a> {
     client: Registration<'a>,
 }
 
+impl Registration<'_> {
+    /// Tells whether the portal still takes it. A time past what the clock can tell is far away.
+    fn is_good_at(&self, now: SystemTime) -> bool {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(self.expires)).is_none_or(|end| end > now)
+    }
+}
+
 impl AwsLogin {
     fn session_of(&self, tokens: &Tokens, client: Registration<'_>) -> Result<Session, Fault> {
         let refresh = tokens.refresh_token.as_ref().map(text).transpose()?;
         let credential = Credential { access: text(&tokens.access_token)?, refresh, client };
         let written = written(&credential)?;
         let now = SystemTime::now();
-        let life = SystemTime::UNIX_EPOCH + Duration::from_secs(client.expires);
         Ok(Session {
             credential: Arc::new(written),
-            expires: Some(now + Duration::from_secs(tokens.expires_in)),
-            renewable: refresh.is_some() && life > now,
+            expires: now.checked_add(Duration::from_secs(tokens.expires_in)),
+            renewable: refresh.is_some() && client.is_good_at(now),
             who: match &self.sso.portal.session {
                 Some(session) => format!("`{session}` ({})", self.sso.portal.start_url),
                 None => self.sso.portal.start_url.clone(),
@@ -243,5 +249,29 @@ impl std::fmt::Debug for PortalKeys {
             .field("portal", &self.login.sso.portal)
             .field("role", &self.role)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::aws::profile_walk::Portal;
+    use crate::rest::Pool;
+
+    #[test]
+    fn a_registration_and_a_token_that_end_with_time_itself_are_good() {
+        let rest = Pool::default().counting(Arc::new(AtomicU64::new(0))).unwrap();
+        let portal = Portal { session: None, start_url: "https://x".to_owned(), region: "eu-west-1".to_owned() };
+        let login = AwsLogin { sso: AwsSso { rest, portal, endpoint: None } };
+        let secret = |text: &str| SecretText(SecretValue::from(text.to_owned()));
+        let session = |expires: u64| {
+            let tokens = Tokens { access_token: secret("a"), refresh_token: Some(secret("r")), expires_in: expires };
+            login.session_of(&tokens, Registration { id: "id", secret: "s", expires }).unwrap()
+        };
+        let far = session(u64::MAX);
+        assert_eq!((far.expires, far.renewable), (None, true));
+        assert!(!session(0).renewable);
     }
 }

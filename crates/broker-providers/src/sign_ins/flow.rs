@@ -18,6 +18,8 @@ use crate::provider::ErrorKind;
 const SLOWER_BY: Duration = Duration::from_secs(5);
 /// The shortest pause, whatever the manager says.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// How long a code is waited for, whatever the manager says.
+const LONGEST_CODE: Duration = Duration::from_secs(60 * 60);
 /// How long one question may take.
 const POLL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,7 +63,7 @@ pub(crate) struct Flow {
 impl Flow {
     /// Starts to ask whether `code` was confirmed.
     pub(crate) fn start(login: Arc<dyn Login>, code: DeviceCode) -> Arc<Self> {
-        let ends = Instant::now() + code.expires_in;
+        let ends = Instant::now() + code.expires_in.min(LONGEST_CODE);
         let code = Arc::new(code);
         let (sender, landed) = watch::channel(None);
         let asked = Arc::clone(&code);
@@ -112,7 +114,8 @@ impl Drop for Flow {
 async fn ask_until_confirmed(login: &dyn Login, code: &DeviceCode, ends: Instant) -> Result<Session, Fault> {
     let mut pause = code.interval.max(SHORTEST_PAUSE);
     loop {
-        sleep(pause).await;
+        // A pause past the end of the code, however long, ends with it.
+        sleep(pause.min(ends.saturating_duration_since(Instant::now()))).await;
         let now = Instant::now();
         if now >= ends {
             return Err(Fault::new(ErrorKind::Unauthenticated, "the code expired before it was confirmed"));
@@ -120,7 +123,7 @@ async fn ask_until_confirmed(login: &dyn Login, code: &DeviceCode, ends: Instant
         match login.poll(code, now + POLL_LIMIT).await {
             Ok(Poll::Done(session)) => return Ok(session),
             Ok(Poll::Pending) => {}
-            Ok(Poll::SlowDown) => pause += SLOWER_BY,
+            Ok(Poll::SlowDown) => pause = pause.saturating_add(SLOWER_BY),
             // A laptop between two networks: the code is still good.
             Err(fault) if matches!(fault.kind, ErrorKind::Unavailable | ErrorKind::Throttled) => {
                 pause = pause.saturating_mul(2).min(Duration::from_secs(30)).max(fault.retry_after.unwrap_or_default());

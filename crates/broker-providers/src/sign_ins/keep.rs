@@ -66,7 +66,7 @@ impl Keep {
         let credential = STANDARD.decode(kept.credential.as_bytes()).ok()?;
         Some(Session {
             credential: Arc::new(SecretValue::new(credential)),
-            expires: kept.expires.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds)),
+            expires: kept.expires.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds))),
             renewable: kept.renewable,
             who: kept.who.clone(),
         })

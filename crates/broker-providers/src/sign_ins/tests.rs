@@ -23,6 +23,8 @@ struct Manager {
     confirmed: Mutex<bool>,
     renews: Mutex<Option<Fault>>,
     life: Mutex<Option<Duration>>,
+    /// What it says of a code: how often to ask, and how long it is good.
+    says: Mutex<Option<(Duration, Duration)>>,
 }
 
 impl Manager {
@@ -43,12 +45,14 @@ impl Login for Manager {
         let nth = self.begun.fetch_add(1, Ordering::SeqCst);
         // As slow as a network, so that all who come meanwhile find it under way.
         tokio::time::sleep(Duration::from_millis(50)).await;
+        let says = *self.says.lock().unwrap();
+        let (interval, expires_in) = says.unwrap_or((Duration::from_secs(1), Duration::from_secs(60)));
         Ok(Begun::Device(DeviceCode {
             user_code: Some(format!("CODE-{nth}")),
             address: "https://manager.example/device".to_owned(),
             address_complete: None,
-            interval: Duration::from_secs(1),
-            expires_in: Duration::from_secs(60),
+            interval,
+            expires_in,
             secret: SecretValue::new(Vec::new()),
         }))
     }
@@ -165,6 +169,20 @@ async fn a_code_that_nobody_confirms_expires_and_the_next_one_is_another() {
     assert_eq!(error.hint.as_deref(), Some("try again: broker login org"));
     let prompt = world.sign_ins.begin(&world.way, false, soon()).await.unwrap();
     assert!(matches!(prompt, Prompt::Visit { user_code: Some(code), first: true, .. } if code == "CODE-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_is_good_until_the_end_of_time_is_waited_for_an_hour() {
+    for interval in [Duration::from_secs(600), Duration::MAX] {
+        let world = World::new();
+        *world.manager.says.lock().unwrap() = Some((interval, Duration::from_secs(u64::MAX)));
+        let prompt = world.sign_ins.begin(&world.way, false, soon()).await.unwrap();
+        let Prompt::Visit { expires_in, .. } = prompt else { panic!("{prompt:?}") };
+        assert_eq!(expires_in, Duration::from_secs(3600));
+        let late = Instant::now() + Duration::from_secs(4000);
+        let error = world.sign_ins.wait(&world.way, late).await.unwrap_err();
+        assert_eq!(error.cause, "the code expired before it was confirmed");
+    }
 }
 
 #[tokio::test(start_paused = true)]
