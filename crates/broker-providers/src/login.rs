@@ -105,6 +105,11 @@ pub(crate) trait Login: Send + Sync {
     /// Names the session that this leads to.
     fn session(&self) -> SessionKey;
 
+    /// Says the way out of a fault, where it is another one than to try again.
+    fn hint(&self, _: &Fault) -> Option<String> {
+        None
+    }
+
     /// Begins, and says what a person must do.
     async fn begin(&self, deadline: Instant) -> Result<Begun, Fault>;
 

@@ -399,14 +399,16 @@ impl SignInWay {
     }
 
     fn error(&self, fault: Fault) -> ProviderError {
+        let hint = self.login.hint(&fault).or_else(|| {
+            (fault.kind == ErrorKind::Unauthenticated).then(|| format!("try again: broker login {}", self.instance))
+        });
         ProviderError {
             kind: fault.kind,
             instance: self.instance.clone(),
             reference: None,
             retry: fault.retry(),
             cause: fault.cause,
-            hint: (fault.kind == ErrorKind::Unauthenticated)
-                .then(|| format!("try again: broker login {}", self.instance)),
+            hint,
         }
     }
 }

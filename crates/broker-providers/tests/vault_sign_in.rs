@@ -91,6 +91,11 @@ impl World {
         self.registry.sign_ins().answer(&self.way(), answers, soon()).await
     }
 
+    /// Names somebody together with the server, as a person sees it.
+    fn who(&self, name: &str) -> String {
+        format!("{name} at {}", self.proxy.url())
+    }
+
     fn calls(&self, of: &str) -> usize {
         self.proxy.calls().iter().filter(|(call, _)| call.contains(of)).map(|(_, count)| count).sum()
     }
@@ -145,7 +150,7 @@ async fn a_typed_token_is_bound_to_its_address_renewed_and_revoked_at_logout() {
     assert_eq!(refused.kind, ErrorKind::Unauthenticated, "{refused}");
     assert!(!format!("{refused:?}").contains("nonsense"));
     let session = world.answer(&[token]).await.unwrap();
-    assert_eq!((session.who.as_str(), session.renewable), ("token-ada", true));
+    assert_eq!((session.who.clone(), session.renewable), (world.who("token-ada"), true));
     assert_eq!(world.fetch().await.unwrap(), "the value");
     // Another address is another origin: the session is not shown to it.
     let other = Proxy::new(&world.server.ours().address());
@@ -174,7 +179,7 @@ async fn a_session_is_renewed_in_silence_and_its_end_names_the_way_back() {
     assert_eq!(wrong.kind, ErrorKind::Unauthenticated);
     assert!(wrong.cause.contains("invalid username or password"), "{wrong}");
     let session = world.answer(&["pass word"]).await.unwrap();
-    assert_eq!(session.who, "userpass ada");
+    assert_eq!(session.who, world.who("userpass ada"));
     // It lives for four seconds, and is in use for longer.
     let started = Instant::now();
     while world.calls("renew-self") < 2 {
@@ -227,7 +232,7 @@ async fn a_wrapped_secret_id_is_opened_once_and_only_if_it_was_wrapped_where_it_
     let (world, _) = approle(json!({ "token_policies": "dev", "secret_id_num_uses": 1 }));
     let good = wrapped(&world.server, "auth/approle/role/dev/secret-id", &json!({}));
     let session = world.answer(&[&good]).await.unwrap();
-    assert_eq!(session.who, "approle dev");
+    assert_eq!(session.who, world.who("approle dev"));
     assert_eq!(world.fetch().await.unwrap(), "the value");
     // It was opened: a second use is refused, which is how an interception shows.
     assert_eq!(world.answer(&[&good]).await.expect_err("used").kind, ErrorKind::Unauthenticated);
@@ -295,13 +300,13 @@ fn oidc(callback_mode: &str) -> World {
         "allowed_redirect_uris": ["http://localhost:8250/oidc/callback"],
     });
     world.server.set("POST", "auth/oidc/role/dev", &role);
-    // Signing in with a browser needs nothing that lies around: a manifest's address may do it.
-    world.of_manifest()
+    world
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_is_shown_and_waited_for() {
-    let world = oidc("device");
+    // A code needs nothing that lies around, and comes back to nobody: a manifest's address may do it.
+    let world = oidc("device").of_manifest();
     let Prompt::Visit { user_code: Some(code), address, first: true, .. } = world.begin().await.unwrap() else {
         panic!("a code is shown");
     };
@@ -310,7 +315,7 @@ async fn a_code_is_shown_and_waited_for() {
     assert!(world.registry.sign_ins().wait(&world.way(), deadline).await.unwrap().is_none(), "nobody confirmed it yet");
     world.server.ours().confirm_code(&code, &json!({ "email": "ada@example.com" })).unwrap();
     let (session, new) = world.registry.sign_ins().wait(&world.way(), soon()).await.unwrap().unwrap();
-    assert_eq!((session.who.as_str(), new), ("oidc dev", true));
+    assert_eq!((session.who.clone(), new), (world.who("oidc dev"), true));
     assert_eq!(world.fetch().await.unwrap(), "the value");
 }
 
@@ -339,11 +344,19 @@ async fn a_browser_comes_back_to_us_and_nobody_elses_state_counts() {
     let answer = visit(&back);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("You are signed in"), "{answer}");
     let (session, _) = world.registry.sign_ins().wait(&world.way(), soon()).await.unwrap().unwrap();
-    assert_eq!(session.who, "oidc dev");
+    assert_eq!(session.who, world.who("oidc dev"));
     assert_eq!(world.fetch().await.unwrap(), "the value");
     // The port is free again.
     let gone = || TcpStream::connect("127.0.0.1:8250").is_err().then_some(());
     assert!(broker_tests::deadline::within(Duration::from_secs(5), gone).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifests_server_gets_nothing_that_a_browser_brings_back() {
+    let world = oidc("client").of_manifest();
+    let error = world.begin().await.expect_err("whose sign-in would that be?");
+    assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+    assert!(error.hint.is_some_and(|hint| hint.contains("`[providers.org]`") && hint.contains("`config.toml`")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

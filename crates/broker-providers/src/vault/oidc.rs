@@ -1,7 +1,10 @@
 //! Signing in to Vault or OpenBao with a browser.
 //!
-//! OpenBao can hand out a code for another device (`callback_mode=device`), which is polled. Otherwise the browser comes back to us, at `http://localhost:8250/oidc/callback`, which is the address that
-//! `vault login` uses and that roles allow. Only the state that this sign-in was given is listened to, once.
+//! OpenBao can hand out a code for another device (`callback_mode=device`), which is polled. Otherwise the browser comes back
+//! to us, at `http://localhost:8250/oidc/callback`, which is the address that `vault login` uses and that roles allow. Only the
+//! state that this sign-in was given is listened to, once. What the browser brings goes to the server that began: one that
+//! passes on the address of somebody else's sign-in would collect that. So it is done only where user or machine
+//! configuration fixes the address.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +30,10 @@ const REDIRECT: &str = "http://localhost:8250/oidc/callback";
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Largest request that a browser may send us, in bytes.
 const MAX_REQUEST: usize = 16 << 10;
+
+/// Why the browser may not come back to us.
+pub(crate) const NOT_FIXED: &str =
+    "its address is a manifest's, and a browser that comes back here would sign in whoever that is";
 
 /// A sign-in under way.
 pub(crate) struct Waiting {
@@ -63,6 +70,7 @@ pub(crate) async fn begin(
     wire: &Wire,
     mount: &str,
     role: Option<&str>,
+    fixed: bool,
     deadline: Instant,
 ) -> Result<(DeviceCode, Waiting), Fault> {
     #[derive(Deserialize)]
@@ -95,6 +103,7 @@ pub(crate) async fn begin(
     let interval = begun.poll_interval.and_then(|seconds| seconds.parse().ok());
     let (state, callback) = match (interval, begun.state.is_empty()) {
         (Some(_), false) => (begun.state, None),
+        _ if !fixed => return Err(Fault::new(ErrorKind::Unsupported, NOT_FIXED)),
         _ => {
             let state = parameter(&begun.auth_url, "state");
             let state =

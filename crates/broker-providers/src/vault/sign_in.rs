@@ -291,7 +291,7 @@ impl VaultSignIn {
         // Once: a secret id may be good for one sign-in only.
         let path = format!("auth/{}/login", self.mount);
         let answer = self.wire.once(None, &Call::write(&path, &body)).await.map_err(refused_sign_in)?;
-        session(&answer, "approle")
+        self.session_of(&answer, "approle")
     }
 
     async fn with_jwt(&self, token: SecretValue, deadline: Instant) -> Result<Session, Fault> {
@@ -299,7 +299,7 @@ impl VaultSignIn {
         let body = json_with("jwt", &token, &role)?;
         let path = format!("auth/{}/login", self.mount);
         let answer = self.wire.ask(None, &Call::write(&path, &body), deadline).await.map_err(refused_sign_in)?;
-        session(&answer, self.method.name())
+        self.session_of(&answer, self.method.name())
     }
 
     async fn with_password(&self, user: &str, password: SecretValue, deadline: Instant) -> Result<Session, Fault> {
@@ -309,7 +309,7 @@ impl VaultSignIn {
         let body = json_with("password", &password, &[])?;
         let path = format!("auth/{}/login/{user}", self.mount);
         let answer = self.wire.ask(None, &Call::write(&path, &body), deadline).await.map_err(refused_sign_in)?;
-        session(&answer, "userpass")
+        self.session_of(&answer, "userpass")
     }
 
     async fn with_token(&self, token: SecretValue, deadline: Instant) -> Result<Session, Fault> {
@@ -317,7 +317,7 @@ impl VaultSignIn {
             path.starts_with("auth/token/create") || (path.starts_with("auth/") && path.contains("/login"))
         };
         if let Some(answer) = self.unwrapped(&token, wrapped_at, deadline).await? {
-            return session(&answer, "token");
+            return self.session_of(&answer, "token");
         }
         #[derive(Deserialize)]
         struct About {
@@ -334,7 +334,7 @@ impl VaultSignIn {
             credential: Arc::new(token),
             expires: end_of(about.ttl),
             renewable: about.renewable,
-            who: safe(&about.display_name),
+            who: self.named(&about.display_name),
         })
     }
 
@@ -376,6 +376,30 @@ impl VaultSignIn {
         self.wire.once(Some(token), &Call::write("sys/wrapping/unwrap", &json!({}))).await.map(Some)
     }
 
+    /// Reads the session that a sign-in yields.
+    fn session_of(&self, answer: &Answer, method: &str) -> Result<Session, Fault> {
+        let auth = answer.json::<AuthAnswer>()?.auth;
+        let auth = auth.ok_or_else(|| Fault::new(ErrorKind::Malformed, "a sign-in without a token"))?;
+        if auth.client_token.0.is_empty() {
+            let cause = "the server asks for a second factor, which is not supported";
+            return Err(Fault::new(ErrorKind::Unsupported, cause));
+        }
+        let metadata = auth.metadata.unwrap_or_default();
+        let names = ["username", "role_name", "service_account_name", "role"];
+        let who = names.into_iter().find_map(|name| metadata.get(name)?.as_str());
+        Ok(Session {
+            credential: Arc::new(auth.client_token.0),
+            expires: end_of(auth.lease_duration),
+            renewable: auth.renewable,
+            who: self.named(&format!("{method} {}", who.unwrap_or_default())),
+        })
+    }
+
+    /// Says who somebody is and where, which a person sees whenever they signed in.
+    fn named(&self, who: &str) -> String {
+        safe(&format!("{} at {}", who.trim(), self.wire.address()))
+    }
+
     fn question(&self, label: String, hidden: bool) -> Question {
         Question { label: format!("{label} for {}", self.wire.address()), hidden }
     }
@@ -390,6 +414,13 @@ impl Login for VaultSignIn {
         parts.extend(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
         let detail = SessionKey::detail_of(&parts);
         SessionKey { kind: "vault", origin: self.wire.address().to_owned(), detail }
+    }
+
+    fn hint(&self, fault: &Fault) -> Option<String> {
+        (fault.cause == oidc::NOT_FIXED).then(|| {
+            let instance = &self.instance;
+            format!("if you know it, put `[providers.{instance}]` with its `address` into your `config.toml`")
+        })
     }
 
     async fn begin(&self, deadline: Instant) -> Result<Begun, Fault> {
@@ -408,7 +439,7 @@ impl Login for VaultSignIn {
             (Method::Jwt, _) => Begun::Ask(vec![ask("signed token (JWT)", true)]),
             (Method::Kubernetes, _) => return Err(Fault::new(ErrorKind::Unauthenticated, self.hint())),
             (Method::Oidc, role) => {
-                let (code, waiting) = oidc::begin(&self.wire, &self.mount, role, deadline).await?;
+                let (code, waiting) = oidc::begin(&self.wire, &self.mount, role, self.fixed, deadline).await?;
                 *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
                 Begun::Device(code)
             }
@@ -423,7 +454,7 @@ impl Login for VaultSignIn {
         let gone = || Fault::new(ErrorKind::Unauthenticated, "nobody is signing in");
         let Some(asked) = asked.ok_or_else(gone)?? else { return Ok(Poll::Pending) };
         match self.wire.once_within(&asked, deadline).await {
-            Ok(answer) => session(&answer, "oidc").map(Poll::Done),
+            Ok(answer) => self.session_of(&answer, "oidc").map(Poll::Done),
             Err(fault) if fault.cause.ends_with("authorization_pending") => Ok(Poll::Pending),
             Err(fault) if fault.cause.ends_with("slow_down") => Ok(Poll::SlowDown),
             Err(fault) => Err(refused_sign_in(fault)),
@@ -487,25 +518,6 @@ impl Own {
     fn lock(&self) -> MutexGuard<'_, Option<(Arc<Session>, SystemTime)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Reads the session that a sign-in yields.
-fn session(answer: &Answer, method: &str) -> Result<Session, Fault> {
-    let auth = answer.json::<AuthAnswer>()?.auth;
-    let auth = auth.ok_or_else(|| Fault::new(ErrorKind::Malformed, "a sign-in without a token"))?;
-    if auth.client_token.0.is_empty() {
-        let cause = "the server asks for a second factor, which is not supported";
-        return Err(Fault::new(ErrorKind::Unsupported, cause));
-    }
-    let metadata = auth.metadata.unwrap_or_default();
-    let names = ["username", "role_name", "service_account_name", "role"];
-    let who = names.into_iter().find_map(|name| metadata.get(name)?.as_str());
-    Ok(Session {
-        credential: Arc::new(auth.client_token.0),
-        expires: end_of(auth.lease_duration),
-        renewable: auth.renewable,
-        who: safe(&format!("{method} {}", who.unwrap_or_default())),
-    })
 }
 
 /// Returns when something ends that lives so many seconds; 0 is never.

@@ -75,7 +75,7 @@ vault.auth.kubernetes.create_role("app", bound_service_account_names="shop", bou
     let held = sign_in.held(soon()).await.unwrap();
     assert!(is_known(&sign_in, &held).await);
     let Held::Own(session) = held else { panic!("it is its own") };
-    assert_eq!(session.who, "kubernetes shop");
+    assert_eq!(session.who, format!("kubernetes shop at {}", vault.url()));
     let of_manifest = at(&vault, dir.path(), Method::Kubernetes, false).held(soon()).await.err();
     assert_eq!(of_manifest.map(|fault| fault.kind), Some(ErrorKind::Unauthenticated));
     // Kubernetes replaces the file now and then: a stranger's is a stranger's.
