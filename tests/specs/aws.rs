@@ -5,6 +5,7 @@ use broker_tests::home::Home;
 use broker_tests::project::Project;
 use broker_tests::proxy::Proxy;
 use broker_tests::servers::{Aws, REGION, unique};
+use serde_json::json;
 
 /// Writes a project whose instance `org` is at `endpoint`, with secrets `NAME = "org://..."`, and trusts it.
 pub(crate) fn project<'h>(
@@ -206,4 +207,26 @@ suite! {
     a_secret_is_set_listed_and_removed
     another_identity_is_not_answered_from_the_first_ones_cache
     a_callers_endpoint_and_proxy_variables_do_not_count
+}
+
+#[test]
+fn a_listing_can_be_narrowed_to_a_tag() {
+    let aws = Aws::Moto;
+    let home = Home::new();
+    let base = unique("tags");
+    for (name, team) in [("one", "shop"), ("two", "shop"), ("three", "bank")] {
+        let body =
+            json!({"Name": format!("{base}/{name}"), "SecretString": "x", "Tags": [{"Key": "team", "Value": team}]});
+        aws.secrets_manager("CreateSecret", &body);
+    }
+    let secrets = [("ONE".to_owned(), format!("{base}/one"))];
+    let project = project(&home, aws, &format!("http://{}", aws.address()), "", &secrets);
+    let list = |tags: &[&str]| {
+        let prefix = format!("org://{base}/");
+        let mut args = vec!["secret", "list", &prefix, "--json"];
+        tags.iter().for_each(|tag| args.extend(["--tag", tag]));
+        project.broker(args).succeed().json().as_array().map_or(0, Vec::len)
+    };
+    assert_eq!((list(&[]), list(&["team=shop"]), list(&["team=bank"]), list(&["team=none"])), (3, 2, 1, 0));
+    project.broker(["secret", "list", "local://", "--tag", "a=b"]).run().expect_words(["has no tags"]);
 }

@@ -157,3 +157,18 @@ fn doctor_blames_a_broken_configuration_and_not_the_manifest_that_is_read_under_
     assert!(!configuration.is_empty() && configuration.iter().all(|f| f["state"] == "broken"), "{configuration:?}");
     assert!(of("manifest").iter().all(|finding| finding["state"] != "broken"), "{:?}", of("manifest"));
 }
+
+#[test]
+fn the_history_of_a_secret_names_its_versions_and_no_value() {
+    let home = Home::new();
+    home.store("local://a", "first value").store("local://a", "second value");
+    let shown = home.broker(["secret", "history", "local://a", "--json"]).succeed();
+    let history = shown.json();
+    let versions: Vec<_> =
+        history["versions"].as_array().expect("versions").iter().map(|v| v["stages"][0].clone()).collect();
+    assert_eq!((&history["reference"], versions), (&"local://a".into(), vec!["current".into(), "previous".into()]));
+    let table = home.broker(["secret", "history", "local://a"]).succeed().out();
+    assert!(table.contains("current") && table.contains("previous"), "{table}");
+    assert!(!(shown.out() + &table).contains("value\n") && !table.contains("first value"), "{table}");
+    home.broker(["secret", "history", "local://gone"]).run().expect_error(1, "not-found");
+}
