@@ -26,7 +26,9 @@ use zeroize::Zeroizing;
 
 use crate::exec::exchange::{Exchange, ExchangeError};
 use crate::exec::program::{Pin, ProgramError};
-use crate::exec::protocol::{Abilities, Asked, Problem, Task};
+use crate::exec::protocol::Problem;
+use crate::exec::protocol::answer::{self, Abilities, Found};
+use crate::exec::protocol::request::{self, Asked, Task};
 use crate::provider::{
     Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
 };
@@ -130,7 +132,7 @@ impl Exec {
         if left.is_zero() {
             return Err(self.problem(&ExchangeError::Silent, operation));
         }
-        let request = protocol::request(operation, left, task)?;
+        let request = request::request(operation, left, task)?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.exchange.ask(request, deadline).await.map_err(|error| self.problem(&error, operation))
     }
@@ -148,7 +150,7 @@ impl Exec {
             }
             _ => problem,
         };
-        let abilities = Arc::new(protocol::abilities(&answer).map_err(by_hand)?);
+        let abilities = Arc::new(answer::abilities(&answer).map_err(by_hand)?);
         *self.abilities.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&abilities));
         Ok(abilities)
     }
@@ -166,10 +168,10 @@ impl Exec {
     }
 
     /// Fetches many at once. Every reference gets its own result.
-    async fn many(&self, references: &[&SecretRef], deadline: Instant) -> Vec<Result<protocol::Found, Problem>> {
+    async fn many(&self, references: &[&SecretRef], deadline: Instant) -> Vec<Result<Found, Problem>> {
         let asked = references.iter().enumerate().map(|(place, reference)| Asked::new(place, reference)).collect();
         match self.ask("fetch", Task::Many { references: asked }, deadline).await {
-            Ok(answer) => protocol::results(&answer, references.len()),
+            Ok(answer) => answer::results(&answer, references.len()),
             Err(problem) => references.iter().map(|_| Err(problem.clone())).collect(),
         }
     }
@@ -265,19 +267,19 @@ impl Exec {
             return Err(Problem::new(ErrorKind::Unsupported, "only the current version can be written"));
         }
         self.needs("put", deadline).await?;
-        let encoded = protocol::encoded(value);
+        let encoded = request::encoded(value);
         let answer = self.ask("put", Task::Put { path: &reference.path, value: &encoded }, deadline).await?;
-        protocol::stored(&answer, value)
+        answer::stored(&answer, value)
     }
 
     async fn deleted(&self, reference: &SecretRef, deadline: Instant) -> Result<(), Problem> {
         self.needs("delete", deadline).await?;
-        protocol::done(&self.ask("delete", Task::One { path: &reference.path }, deadline).await?)
+        answer::done(&self.ask("delete", Task::One { path: &reference.path }, deadline).await?)
     }
 
     async fn described(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, Problem> {
         self.needs("describe", deadline).await?;
-        protocol::described(&self.ask("describe", Task::One { path: &reference.path }, deadline).await?)
+        answer::described(&self.ask("describe", Task::One { path: &reference.path }, deadline).await?)
     }
 
     async fn listed(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, Problem> {
@@ -286,7 +288,7 @@ impl Exec {
         }
         let prefix = options.prefix;
         self.needs("list", deadline).await?;
-        let entries = protocol::entries(&self.ask("list", Task::List { prefix }, deadline).await?)?;
+        let entries = answer::entries(&self.ask("list", Task::List { prefix }, deadline).await?)?;
         // A program may tell more than it was asked for.
         let entries = entries.into_iter().filter(|entry| entry.path.starts_with(prefix));
         let mut listed: Vec<_> = entries

@@ -1,6 +1,13 @@
 //! What the exchange with a program says, and what is not taken for an answer.
 
-use super::*;
+use std::time::Duration;
+
+use broker_core::secret::SecretValue;
+
+use crate::exec::protocol::answer::*;
+use crate::exec::protocol::request::*;
+use crate::exec::protocol::shape::time;
+use crate::provider::{DescribedVersion, ErrorKind, Retry, Stage};
 
 fn fetched(answer: &str, count: usize) -> Vec<Result<Vec<u8>, (ErrorKind, String)>> {
     let results = results(answer.as_bytes(), count).into_iter();
