@@ -227,6 +227,35 @@ async fn a_code_that_is_refused_or_expires_ends_the_sign_in() {
 }
 
 #[tokio::test]
+async fn a_page_to_sign_in_at_that_is_no_web_page_is_never_shown() {
+    if !is_at_home("a_page_to_sign_in_at_that_is_no_web_page_is_never_shown") {
+        return;
+    }
+    let world = World::new(CONFIG);
+    for (page, complete) in
+        [("file:///etc/passwd", None), ("http://corp.awsapps.com/start", None), (START, Some("file:///etc/passwd"))]
+    {
+        let portal = broker_tests::serve::Serve::start(move |request| {
+            let body = match request.path() {
+                "/client/register" => {
+                    json!({ "clientId": "c", "clientSecret": "s", "clientSecretExpiresAt": 4_000_000_000_u64 })
+                }
+                _ => json!({
+                    "deviceCode": "d", "userCode": "A-B", "verificationUri": page, "verificationUriComplete": complete,
+                    "expiresIn": 600, "interval": 1,
+                }),
+            };
+            broker_tests::http::Message::json(200, &body)
+        });
+        let settings = InstanceSettings { endpoint_sso: Some(portal.url()), ..world.of_profile("shop").settings };
+        let way = world.registry.login("org", &Instance::fixed(settings), &signed_in(&[])).unwrap().unwrap();
+        let error = world.registry.sign_ins().begin(&way, false, soon()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Malformed, "{error}");
+        assert!(!error.to_string().contains("passwd"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_session_of_the_aws_cli_is_used_and_ours_goes_first() {
     if !is_at_home("the_session_of_the_aws_cli_is_used_and_ours_goes_first") {
         return;

@@ -102,7 +102,14 @@ impl AwsSso {
             start_url: &'a str,
         }
         let input = Input { client_id: id, client_secret: secret, start_url: &self.portal.start_url };
-        self.post("/device_authorization", &input, deadline).await
+        let code: Code = self.post("/device_authorization", &input, deadline).await?;
+        let is_local = self.endpoint.as_deref().is_some_and(|endpoint| page_host(endpoint, true).is_some());
+        let pages = [Some(&code.verification_uri), code.verification_uri_complete.as_ref()];
+        if pages.into_iter().flatten().all(|page| page_host(page, is_local).is_some()) {
+            return Ok(code);
+        }
+        // A browser is opened there: `file:` and the like are no sign-in.
+        Err(Fault::new(ErrorKind::Malformed, "the page that the portal names to sign in at is no `https` address"))
     }
 
     /// Asks for tokens, once: a code and a refresh token are good once.
@@ -242,6 +249,26 @@ impl AwsSso {
     }
 }
 
+/// Returns the host of a page that a browser may be sent to: by `https`, and where the portal itself is a server on this
+/// machine also by `http` there.
+fn page_host(page: &str, is_local: bool) -> Option<String> {
+    // A sign of anything but one address: the text is shown and opened as it is.
+    if page.contains(|c: char| c.is_control() || c.is_whitespace() || c == '\\') {
+        return None;
+    }
+    let url = reqwest::Url::parse(page).ok().filter(|url| url.username().is_empty() && url.password().is_none())?;
+    let host = url.host_str()?;
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().ok();
+    let is_loopback = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+    let is_named = ip.is_none() && host.contains('.') && !host.starts_with('.') && !host.ends_with('.');
+    let is_page = match url.scheme() {
+        "https" => is_named || (is_local && is_loopback),
+        "http" => is_local && is_loopback,
+        _ => false,
+    };
+    is_page.then(|| host.to_owned())
+}
+
 fn bearer(token: &SecretValue) -> Result<HeaderValue, Fault> {
     // Opened for the header that carries it, which is never shown.
     let mut value = HeaderValue::from_bytes(token.expose())
@@ -284,4 +311,36 @@ fn fault_of(answer: &Answer) -> Option<Fault> {
     };
     let words = named.error_description.or(named.message).unwrap_or_default();
     Some(Fault { retry_after: answer.retry_after(), ..Fault::coded(kind, code, &words) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_browser_is_sent_to_https_and_to_this_machine_only_where_the_portal_is_on_it() {
+        for page in
+            ["https://device.sso.eu-north-1.amazonaws.com/", "https://corp.awsapps.com/start/#/device?user_code=A-B"]
+        {
+            assert!(page_host(page, false).is_some() && page_host(page, true).is_some(), "{page}");
+        }
+        for page in ["http://127.0.0.1:8080/x", "http://localhost/x", "http://[::1]:1/", "https://127.0.0.1/x"] {
+            assert!(page_host(page, true).is_some() && page_host(page, false).is_none(), "{page}");
+        }
+        for page in [
+            "file:///etc/passwd",
+            "http://corp.awsapps.com/start",
+            "javascript:alert(1)",
+            "ms-settings:x",
+            "https://corp.awsapps.com@evil.example/",
+            "https://10.0.0.1/",
+            "https://evil/",
+            "https://corp.awsapps.com/ --x",
+            "https://corp.awsapps.com\\evil",
+            "/start",
+            "",
+        ] {
+            assert!(page_host(page, false).is_none() && page_host(page, true).is_none(), "{page}");
+        }
+    }
 }
