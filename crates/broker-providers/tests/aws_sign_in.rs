@@ -255,6 +255,29 @@ async fn a_role_that_may_not_be_assumed_is_denied_in_the_words_of_sts() {
 }
 
 #[tokio::test]
+async fn a_role_without_anybody_who_asks_for_it_is_unauthenticated_and_no_matter_of_the_network() {
+    let (fake, _) = signers();
+    let sts = FakeAws::new(Duration::ZERO, kind);
+    let dir = tempfile::tempdir().unwrap();
+    let role = |arn: &str| InstanceSettings {
+        assume_role: Some(arn.into()),
+        endpoint_sts: Some(sts.url()),
+        ..aws(&fake.url())
+    };
+    let nobody = with(&files(dir.path(), "", ""), &[("AWS_EC2_METADATA_DISABLED", "true")]);
+    let settings = role("arn:aws:iam::123456789012:role/shop-dev");
+    let error = ask(&registry(dir.path()), &settings, &nobody).await.unwrap_err();
+    assert_eq!((error.kind, error.cause.as_str()), (ErrorKind::Unauthenticated, "no credentials were found"));
+    assert!(error.hint.unwrap().contains("aws sso login"));
+    for arn in ["foo", "arn:aws:iam::1:role/x", "arn:aws:iam::123456789012:user/x", "arn:aws:iam::123456789012:role/"] {
+        let error = ask(&registry(dir.path()), &role(arn), &root()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+        assert!(error.cause.contains("`assume-role` is the ARN of a role"), "{error}");
+    }
+    assert_eq!((sts.connections(), fake.connections()), (0, 0));
+}
+
+#[tokio::test]
 async fn a_web_identity_is_exchanged_for_a_role() {
     let (fake, seen) = signers();
     let dir = tempfile::tempdir().unwrap();

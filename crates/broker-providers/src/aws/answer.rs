@@ -151,6 +151,11 @@ pub(crate) fn sign_in_fault(error: &CredentialsError) -> Fault {
     if let Some(PortalFault(fault)) = find::<PortalFault>(error) {
         return fault.clone();
     }
+    // A role is asked for with somebody's credentials: whoever has none never reached STS.
+    let inner = error.source().and_then(|source| find::<CredentialsError>(source));
+    if let Some(inner) = inner {
+        return sign_in_fault(inner);
+    }
     let sts = find::<SdkError<AssumeRoleError, HttpResponse>>(error).map(|e| (e.code(), e.message(), is_network(e)));
     let sts = sts.or_else(|| {
         find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error)

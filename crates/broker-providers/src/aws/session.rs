@@ -26,8 +26,15 @@ pub(crate) struct AwsSession {
 }
 
 impl AwsSession {
-    pub(crate) fn new(opening: &Opening<'_>) -> Self {
-        Self { instance: opening.instance.to_owned(), plan: SignInPlan::new(opening), held: Mutex::default() }
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for settings that make no sense.
+    pub(crate) fn new(opening: &Opening<'_>) -> Result<Self, ProviderError> {
+        let plan = SignInPlan::new(opening);
+        let session = Self { instance: opening.instance.to_owned(), plan, held: Mutex::default() };
+        match session.plan.check() {
+            Ok(()) => Ok(session),
+            Err(fault) => Err(session.error(fault, None, None)),
+        }
     }
 
     /// Returns the sign-in, put together anew when one of its files was edited. Asks nobody.

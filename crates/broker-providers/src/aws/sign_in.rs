@@ -34,6 +34,7 @@ use crate::aws::source::{Keys, Machine, Metadata, Nobody, WebIdentity};
 use crate::aws::sso::AwsSso;
 use crate::fault::Fault;
 use crate::file_stamp::FilesStamp;
+use crate::provider::ErrorKind;
 use crate::registry::Opening;
 use crate::rest::Rest;
 use crate::sign_ins::SignIns;
@@ -145,6 +146,23 @@ impl SignInPlan {
             rest: opening.shared.http.counting(Arc::default()),
             sign_ins: Arc::clone(&opening.shared.sign_ins),
             has_login: AtomicBool::new(settings.session.is_some()),
+        }
+    }
+
+    /// Checks what the settings say without asking anybody.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for a role that is no ARN of one.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        match self.roles.iter().find(|role| !is_role(&role.arn)) {
+            None => Ok(()),
+            Some(role) => {
+                let said = crate::words::safe(&role.arn);
+                let cause = format!(
+                    "`assume-role` is the ARN of a role, such as `arn:aws:iam::111122223333:role/NAME`, and not `{said}`"
+                );
+                Err(Fault::new(ErrorKind::Unsupported, cause))
+            }
         }
     }
 
@@ -330,5 +348,20 @@ impl SignInPlan {
     fn metadata(&self, config: &ProviderConfig) -> Metadata {
         let is_off = self.sign_in.text("AWS_EC2_METADATA_DISABLED").is_some_and(|t| t.eq_ignore_ascii_case("true"));
         if is_off { Metadata::off() } else { Metadata::of(config) }
+    }
+}
+
+/// Tells whether `arn` names a role: `arn:PARTITION:iam::ACCOUNT:role/NAME`.
+fn is_role(arn: &str) -> bool {
+    match arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
+        ["arn", partition, "iam", "", account, role] => {
+            partition.starts_with("aws")
+                && account.len() == 12
+                && account.bytes().all(|b| b.is_ascii_digit())
+                && role
+                    .strip_prefix("role/")
+                    .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()))
+        }
+        _ => false,
     }
 }

@@ -64,7 +64,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {
     let settings = opening.settings;
     Ok(Arc::new(AwsSecretsManager {
-        session: AwsSession::new(opening),
+        session: AwsSession::new(opening)?,
         replicas: settings.replicas.as_ref().map(Words::as_slice).unwrap_or_default().to_vec(),
         endpoint: settings.endpoint.clone(),
         http: opening.shared.transport.counting(Arc::clone(&opening.calls)),

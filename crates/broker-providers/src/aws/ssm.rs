@@ -51,7 +51,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
 
 /// Opens an instance. Signing in happens with its first request.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {
-    let session = AwsSession::new(opening);
+    let session = AwsSession::new(opening)?;
     let rest = opening.shared.http.counting(Arc::clone(&opening.calls));
     let rest = rest.map_err(|fault| session.error(fault, None, None))?;
     let endpoint = opening.settings.endpoint.clone();
