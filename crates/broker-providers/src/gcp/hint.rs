@@ -12,10 +12,22 @@ pub(crate) struct About<'a> {
     pub(crate) instance: &'a str,
     /// The secret concerned, where it is one.
     pub(crate) target: Option<Target>,
+    /// What was asked for.
+    pub(crate) does: Does,
     /// Whether nobody is signed in, on purpose.
     pub(crate) anonymous: bool,
     /// The caller's variables.
     pub(crate) sign_in: &'a SignIn,
+}
+
+/// What was asked for: each takes another role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Does {
+    Fetch,
+    Put,
+    Delete,
+    /// Names and versions, and no value.
+    Look,
 }
 
 /// Returns one way out, where there is one.
@@ -38,13 +50,18 @@ pub(crate) fn hint(fault: &Fault, about: About<'_>) -> Option<String> {
             "your identity lacks `roles/iam.serviceAccountTokenCreator` on that service account".to_owned()
         }
         ErrorKind::Denied => {
-            let role = match missing_permission(&fault.cause) {
-                Some("secretmanager.versions.add") => "roles/secretmanager.secretVersionAdder",
-                Some("secretmanager.versions.list" | "secretmanager.secrets.get" | "secretmanager.secrets.list") => {
-                    "roles/secretmanager.viewer"
-                }
-                None | Some("secretmanager.versions.access") => "roles/secretmanager.secretAccessor",
-                Some(_) => "roles/secretmanager.admin",
+            let role = match (missing_permission(&fault.cause), about.does) {
+                (Some("secretmanager.versions.access"), _) => "roles/secretmanager.secretAccessor",
+                (Some("secretmanager.versions.add"), _) => "roles/secretmanager.secretVersionAdder",
+                // The previous version is found by listing.
+                (
+                    Some("secretmanager.versions.list" | "secretmanager.secrets.get" | "secretmanager.secrets.list"),
+                    _,
+                ) => "roles/secretmanager.viewer",
+                (None, Does::Fetch) => "roles/secretmanager.secretAccessor",
+                (None, Does::Put) => "roles/secretmanager.secretVersionAdder",
+                (None, Does::Look) => "roles/secretmanager.viewer",
+                (Some(_), _) | (None, Does::Delete) => "roles/secretmanager.admin",
             };
             format!("the signed-in identity lacks `{role}` on it, or it does not exist")
         }
@@ -59,7 +76,12 @@ pub(crate) fn hint(fault: &Fault, about: About<'_>) -> Option<String> {
             }
         }
         ErrorKind::Unsupported if fault.cause.contains("which project") => {
-            format!("give `{}` a `project`, or write `PROJECT/SECRET`", about.instance)
+            // A manifest has no table for an instance that is there by itself.
+            let own = if about.instance == "gcp-sm" { "org" } else { about.instance };
+            format!(
+                "write `{}://PROJECT/SECRET`, or the project down, and references as `{own}://...`:\n[providers.{own}]\nkind = \"gcp-secret-manager\"\nproject = \"PROJECT\"",
+                about.instance
+            )
         }
         ErrorKind::Throttled => "try again in a while, or raise `timeout` of the instance".to_owned(),
         ErrorKind::Unavailable => "check the network, or allow older values with `max-stale`".to_owned(),
@@ -70,4 +92,36 @@ pub(crate) fn hint(fault: &Fault, about: About<'_>) -> Option<String> {
 /// Returns the permission in Google's sentence `Permission '...' denied for resource '...'`.
 fn missing_permission(cause: &str) -> Option<&str> {
     cause.split("Permission '").nth(1)?.split('\'').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hinted(instance: &str, kind: ErrorKind, cause: &str, does: Does) -> String {
+        let sign_in = SignIn::default();
+        let about = About { instance, target: None, does, anonymous: false, sign_in: &sign_in };
+        hint(&Fault::new(kind, cause), about).expect("there is a way out")
+    }
+
+    #[test]
+    fn a_denial_without_a_permission_names_the_role_of_what_was_asked_for() {
+        for (does, role) in [
+            (Does::Fetch, "`roles/secretmanager.secretAccessor`"),
+            (Does::Put, "`roles/secretmanager.secretVersionAdder`"),
+            (Does::Delete, "`roles/secretmanager.admin`"),
+            (Does::Look, "`roles/secretmanager.viewer`"),
+        ] {
+            let hint = hinted("g", ErrorKind::Denied, "PERMISSION_DENIED", does);
+            assert!(hint.contains(role), "{does:?}: {hint}");
+        }
+    }
+
+    #[test]
+    fn an_instance_that_is_there_by_itself_is_told_to_write_one_of_its_own() {
+        let hint = hinted("gcp-sm", ErrorKind::Unsupported, "it is not said in which project", Does::Fetch);
+        let (said, table) = hint.split_once(":\n").expect("there is a table");
+        assert!(said.contains("`gcp-sm://PROJECT/SECRET`"), "{said}");
+        assert_eq!(table, "[providers.org]\nkind = \"gcp-secret-manager\"\nproject = \"PROJECT\"");
+    }
 }

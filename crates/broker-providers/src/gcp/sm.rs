@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::fault::{Fault, persist};
 use crate::gcp::answer::{Standing, crc32c, fetched, number_in, of_write};
 use crate::gcp::endpoint::{self, EndpointError};
-use crate::gcp::hint::{About, hint};
+use crate::gcp::hint::{About, Does, hint};
 use crate::gcp::name::{Defaults, Listing, Target, Wanted};
 use crate::gcp::session::{Session, Sessions};
 pub(crate) use crate::gcp::sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV, stamp};
@@ -287,10 +287,11 @@ impl GcpSecretManager {
     }
 
     /// Says `fault` of `reference`, with the way out that fits.
-    fn error(&self, fault: Fault, reference: Option<&SecretRef>) -> ProviderError {
+    fn error(&self, fault: Fault, reference: Option<&SecretRef>, does: Does) -> ProviderError {
         let about = About {
             instance: &self.instance,
             target: reference.and_then(|reference| Target::of(reference, &self.defaults).ok()),
+            does,
             anonymous: self.sessions.anonymous,
             sign_in: &self.sessions.sign_in,
         };
@@ -354,7 +355,10 @@ impl Provider for GcpSecretManager {
             answers.get(&asked_as(target)).cloned().unwrap_or_else(missing)
         };
         let results = targets.iter().map(|target| target.as_ref().map_err(Clone::clone).and_then(answer));
-        results.zip(references).map(|(result, r)| result.map_err(|fault| self.error(fault, Some(r)))).collect()
+        results
+            .zip(references)
+            .map(|(result, r)| result.map_err(|fault| self.error(fault, Some(r), Does::Fetch)))
+            .collect()
     }
 
     async fn put(
@@ -363,7 +367,8 @@ impl Provider for GcpSecretManager {
         value: SecretValue,
         deadline: Instant,
     ) -> Result<Option<String>, ProviderError> {
-        let target = Target::of(reference, &self.defaults).map_err(|fault| self.error(fault, Some(reference)))?;
+        let target =
+            Target::of(reference, &self.defaults).map_err(|fault| self.error(fault, Some(reference), Does::Put))?;
         if target.version != Wanted::Latest {
             return Err(unsupported(reference, "only the current version can be written"));
         }
@@ -371,11 +376,12 @@ impl Provider for GcpSecretManager {
         let added = self
             .sessions
             .signed_in(deadline, |session| async move { self.add(&session, target, value, deadline).await });
-        added.await.map(Some).map_err(|fault| self.error(of_write(fault), Some(reference)))
+        added.await.map(Some).map_err(|fault| self.error(of_write(fault), Some(reference), Does::Put))
     }
 
     async fn delete(&self, reference: &SecretRef, deadline: Instant) -> Result<(), ProviderError> {
-        let target = Target::of(reference, &self.defaults).map_err(|fault| self.error(fault, Some(reference)))?;
+        let target =
+            Target::of(reference, &self.defaults).map_err(|fault| self.error(fault, Some(reference), Does::Delete))?;
         if target.version != Wanted::Latest {
             return Err(unsupported(reference, "a secret is deleted with all its versions"));
         }
@@ -384,22 +390,23 @@ impl Provider for GcpSecretManager {
             let client = session.client(target.parent.location.as_deref());
             once(deadline, || client.delete_secret().set_name(target.secret_name()).send()).await
         });
-        deleted.await.map_err(|fault| self.error(of_write(fault), Some(reference)))
+        deleted.await.map_err(|fault| self.error(of_write(fault), Some(reference), Does::Delete))
     }
 
     async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
         match Listing::of(options.prefix, &self.defaults) {
             Ok(Some(listing)) => {
-                self.find(&listing, options.tags, deadline).await.map_err(|fault| self.error(fault, None))
+                self.find(&listing, options.tags, deadline).await.map_err(|fault| self.error(fault, None, Does::Look))
             }
             Ok(None) => Ok(Vec::new()),
-            Err(fault) => Err(self.error(fault, None)),
+            Err(fault) => Err(self.error(fault, None, Does::Look)),
         }
     }
 
     async fn describe(&self, reference: &SecretRef, deadline: Instant) -> Result<Described, ProviderError> {
         let whole = SecretRef { version: Version::Current, ..reference.clone() };
-        let target = Target::of(&whole, &self.defaults).map_err(|fault| self.error(fault, Some(reference)))?;
+        let target =
+            Target::of(&whole, &self.defaults).map_err(|fault| self.error(fault, Some(reference), Does::Look))?;
         let (repeats, target) = (&AtomicU32::new(MAX_REPEATS), &target);
         let found = self.sessions.signed_in(deadline, |session| async move {
             let client = session.client(target.parent.location.as_deref());
@@ -408,7 +415,7 @@ impl Provider for GcpSecretManager {
             let (secret, versions) = futures_util::future::join(secret, versions).await;
             Ok((secret?, versions?))
         });
-        let (secret, versions) = found.await.map_err(|fault| self.error(fault, Some(reference)))?;
+        let (secret, versions) = found.await.map_err(|fault| self.error(fault, Some(reference), Does::Look))?;
         let created = secret.create_time.and_then(|time| SystemTime::try_from(time).ok());
         let changed = versions.iter().filter_map(|version| version.created).max().or(created);
         let mut tags: Vec<_> = secret.labels.into_iter().collect();
