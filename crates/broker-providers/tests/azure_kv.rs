@@ -212,6 +212,10 @@ async fn the_least_role_reads_one_secret_and_nothing_else() {
     assert!(error.hint.as_ref().unwrap().contains("`Key Vault Reader`"), "{error:?}");
     let error = provider.put(&asked[0], SecretValue::from("x".to_owned()), soon()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Denied);
+    assert!(error.hint.as_ref().unwrap().contains("`Key Vault Secrets Officer`"), "{error:?}");
+    assert!(error.cause.starts_with("`db-url` in `127.0.0.1"), "{error}");
+    let error = provider.delete(&asked[0], soon()).await.unwrap_err();
+    assert!(error.hint.as_ref().unwrap().contains("`Key Vault Secrets Officer`"), "{error:?}");
 
     world.fake.use_access_policies();
     let error = provider.fetch(&asked[1..2], FetchOptions::within(Duration::from_secs(5))).await.remove(0).unwrap_err();
@@ -220,7 +224,10 @@ async fn the_least_role_reads_one_secret_and_nothing_else() {
     let anew = FetchOptions { refresh: true, ..FetchOptions::within(Duration::from_secs(5)) };
     let error = provider.fetch(&asked[1..2], anew).await.remove(0).unwrap_err();
     assert!(error.cause.contains("secrets get permission"), "{error}");
-    assert!(error.hint.as_ref().unwrap().contains("set-policy"), "{error:?}");
+    let hint = error.hint.as_ref().unwrap();
+    assert!(hint.contains("set-policy --name 127.0.0.1") && hint.contains("permissions get"), "{error:?}");
+    let error = provider.put(&asked[0], SecretValue::from("x".to_owned()), soon()).await.unwrap_err();
+    assert!(error.hint.as_ref().unwrap().ends_with("permissions set"), "{error:?}");
     world.fake.set_firewall(true);
     let error = provider.fetch(&asked[1..2], anew).await.remove(0).unwrap_err();
     assert!(error.hint.as_ref().unwrap().contains("firewall"), "{error:?}");
@@ -287,5 +294,29 @@ async fn an_instance_without_an_address_says_what_to_write() {
     let settings = InstanceSettings::of_kind("azure-key-vault");
     let error = registry(dir.path()).open("azure-kv", &Instance::fixed(settings), &SignIn::default()).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
-    assert!(error.hint.as_ref().unwrap().contains("https://NAME.vault.azure.net"), "{error:?}");
+    let (_, table) = error.hint.as_ref().unwrap().split_once(":\n").unwrap();
+    assert_eq!(
+        table, "[providers.org]\nkind = \"azure-key-vault\"\naddress = \"https://NAME.vault.azure.net\"",
+        "a manifest takes it as it is"
+    );
+}
+
+#[tokio::test]
+async fn a_name_in_capitals_is_refused_and_named_as_azure_knows_it() {
+    let world = World::new(Role::SecretsOfficer);
+    let error = world.fetch("org://DbUrl").await.unwrap_err();
+    assert!(error.hint.as_ref().unwrap().contains("write `dburl`"), "{error:?}");
+    let error = world.put("org://DbUrl", b"x").await.unwrap_err();
+    assert!(error.hint.as_ref().unwrap().contains("write `dburl`"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_login_authority_out_of_reach_is_named_and_not_the_vault() {
+    let world = World::new(Role::SecretsUser);
+    let settings = azure(&world.fake.vault().url(), "http://127.0.0.1:1");
+    let provider = world.registry.open("org", &Instance::fixed(settings), &world.sign_in()).unwrap().provider;
+    let asked = [reference("org://a")];
+    let error = provider.fetch(&asked, FetchOptions::within(Duration::from_secs(2))).await.remove(0).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert!(error.hint.as_ref().unwrap().contains("is `http://127.0.0.1:1` the login authority"), "{error:?}");
 }

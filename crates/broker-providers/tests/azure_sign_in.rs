@@ -76,6 +76,7 @@ async fn a_client_secret_that_does_not_count_is_tried_once_and_says_why() {
         let error = world.refusal(&at(&world.fake), &by_secret(who)).await;
         assert_eq!(error.kind, ErrorKind::Unauthenticated, "{error}");
         assert!(error.cause.contains(code) && !error.cause.contains("Trace ID"), "{error}");
+        assert!(error.cause.starts_with("AZURE_CLIENT_SECRET was refused: "), "{error}");
         assert!(error.hint.as_ref().unwrap().contains(hint), "{error:?}");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
         assert_eq!(world.count("/token") - before, 1);

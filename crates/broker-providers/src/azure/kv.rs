@@ -90,7 +90,11 @@ pub(crate) fn login(opening: &Opening<'_>) -> Result<Option<Arc<dyn Login>>, Pro
 fn place_of(opening: &Opening<'_>) -> Result<Place, ProviderError> {
     Place::of(opening.settings, opening.fixed).map_err(|error| {
         let name = opening.instance;
-        let hint = format!("[providers.{name}] kind = \"azure-key-vault\", address = \"https://NAME.vault.azure.net\"");
+        // A manifest has no table for an instance that is there by itself.
+        let own = if name == "azure-kv" { "org" } else { name };
+        let hint = format!(
+            "write it down, and references as `{own}://...`:\n[providers.{own}]\nkind = \"azure-key-vault\"\naddress = \"https://NAME.vault.azure.net\""
+        );
         refused(name, Fault::new(ErrorKind::Unsupported, error.to_string()), Some(hint))
     })
 }
@@ -299,9 +303,18 @@ impl AzureKeyVault {
     }
 
     /// Says `fault` of `reference`, with the way out that fits.
-    fn error(&self, fault: Fault, reference: Option<&SecretRef>) -> ProviderError {
+    fn error(&self, fault: Fault, reference: Option<&SecretRef>, does: Does) -> ProviderError {
+        let hint = self.hint(&fault, reference, does);
+        let fault = match reference {
+            // Azure names it last, after more than is passed on.
+            Some(reference) if fault.kind == ErrorKind::Denied && !fault.is(LAPSED) && !fault.is("SecretDisabled") => {
+                let vault = self.place.vault_label();
+                Fault { cause: format!("`{}` in `{vault}`: {}", reference.path, fault.cause), ..fault }
+            }
+            _ => fault,
+        };
         ProviderError {
-            hint: self.hint(&fault, reference),
+            hint,
             kind: fault.kind,
             instance: self.instance.clone(),
             reference: reference.cloned(),
@@ -310,8 +323,8 @@ impl AzureKeyVault {
         }
     }
 
-    fn hint(&self, fault: &Fault, reference: Option<&SecretRef>) -> Option<String> {
-        let vault = self.place.vault_name().unwrap_or("VAULT");
+    fn hint(&self, fault: &Fault, reference: Option<&SecretRef>, does: Does) -> Option<String> {
+        let vault = self.place.vault_label();
         let name = reference.map_or("NAME", |reference| reference.path.as_str());
         let command = |verb: &str| format!("az keyvault secret {verb} --vault-name {vault} --name {name}");
         Some(match (fault.code.as_deref(), fault.kind) {
@@ -335,16 +348,16 @@ impl AzureKeyVault {
             }
             (Some("AccessDenied"), ErrorKind::Denied) => {
                 format!(
-                    "`{vault}` decides by access policies, which know no single secrets: az keyvault set-policy --name {vault} --object-id ID --secret-permissions get"
+                    "`{vault}` decides by access policies, which know no single secrets: az keyvault set-policy --name {vault} --object-id ID --secret-permissions {}",
+                    does.permission()
                 )
             }
-            (_, ErrorKind::Denied) => match reference {
-                Some(_) => format!(
-                    "the role `Key Vault Secrets User` on this one secret is enough; a new role takes some minutes to count (`{name}` in `{vault}`)"
-                ),
-                None => format!("to list, the role `Key Vault Reader` on `{vault}` is enough; it opens no value"),
+            (_, ErrorKind::Denied) => match does {
+                Does::Fetch => "the role `Key Vault Secrets User` on this one secret is enough; a new role takes some minutes to count".to_owned(),
+                Does::Put | Does::Delete => "to write and delete, the role `Key Vault Secrets Officer` on this one secret is enough; a new role takes some minutes to count".to_owned(),
+                Does::List => format!("to list, the role `Key Vault Reader` on `{vault}` is enough; it opens no value"),
             },
-            (_, ErrorKind::NotFound) if reference.is_some_and(|r| checked(&r.path).is_err()) => {
+            (_, ErrorKind::NotFound | ErrorKind::Unsupported) if reference.is_some_and(|r| checked(&r.path).is_err()) => {
                 format!("names are letters, digits and `-`; write `{}`", plain_name(name))
             }
             (_, ErrorKind::NotFound) => {
@@ -355,11 +368,36 @@ impl AzureKeyVault {
                 )
             }
             (_, ErrorKind::Unauthenticated) => self.sign_in.hint(&self.instance, fault),
+            (_, ErrorKind::Unavailable) if self.place.is_of_authority(&fault.cause) => {
+                format!("is `{}` the login authority, and does this network reach it?", self.place.authority)
+            }
             (_, ErrorKind::Unavailable) if fault.cause.contains("dns") || fault.cause.contains("lookup") => {
                 format!("is `{}` the address of the vault?", self.place.vault)
             }
             _ => return None,
         })
+    }
+}
+
+/// What was asked for: each takes another right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Fetch,
+    Put,
+    Delete,
+    /// The names of secrets, or the versions of one.
+    List,
+}
+
+impl Does {
+    /// Returns its name among the permissions of an access policy.
+    fn permission(self) -> &'static str {
+        match self {
+            Self::Fetch => "get",
+            Self::Put => "set",
+            Self::Delete => "delete",
+            Self::List => "list",
+        }
     }
 }
 
@@ -441,10 +479,13 @@ impl Provider for AzureKeyVault {
         }
         .unwrap_or_else(|_| Err(Fault::late()))
         {
-            return references.iter().map(|reference| Err(self.error(fault.clone(), Some(reference)))).collect();
+            return references
+                .iter()
+                .map(|reference| Err(self.error(fault.clone(), Some(reference), Does::Fetch)))
+                .collect();
         }
         let each = references.iter().map(|reference| async move {
-            self.one(reference, options.deadline).await.map_err(|fault| self.error(fault, Some(reference)))
+            self.one(reference, options.deadline).await.map_err(|fault| self.error(fault, Some(reference), Does::Fetch))
         });
         join_all(each).await
     }
@@ -462,7 +503,7 @@ impl Provider for AzureKeyVault {
             let name = checked(&reference.path).map_err(|fault| Fault { kind: ErrorKind::Unsupported, ..fault })?;
             self.store(name, &value, deadline).await
         };
-        done.await.map_err(|fault| self.error(fault, Some(reference)))
+        done.await.map_err(|fault| self.error(fault, Some(reference), Does::Put))
     }
 
     /// Deletes the secret; the vault keeps it for its retention time, 7 to 90 days, and its name is taken until then.
@@ -471,7 +512,7 @@ impl Provider for AzureKeyVault {
             let name = checked(&reference.path)?;
             self.write(Method::DELETE, &self.url(name, None), None, deadline).await
         };
-        done.await.map(|_| ()).map_err(|fault| self.error(fault, Some(reference)))
+        done.await.map(|_| ()).map_err(|fault| self.error(fault, Some(reference), Does::Delete))
     }
 
     async fn list(&self, options: ListOptions<'_>, deadline: Instant) -> Result<Vec<Listed>, ProviderError> {
@@ -482,7 +523,7 @@ impl Provider for AzureKeyVault {
             options.tags.iter().all(has)
         };
         let mut listed: Vec<_> = all
-            .map_err(|fault| self.error(fault, None))?
+            .map_err(|fault| self.error(fault, None, Does::List))?
             .into_iter()
             .filter(has_tags)
             .filter_map(|item| {
@@ -503,7 +544,7 @@ impl Provider for AzureKeyVault {
             }
             Ok(crate::azure::versions::described(versions, SystemTime::now()))
         };
-        done.await.map_err(|fault| self.error(fault, Some(reference)))
+        done.await.map_err(|fault| self.error(fault, Some(reference), Does::List))
     }
 
     fn forget(&self) {

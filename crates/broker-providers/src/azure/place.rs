@@ -117,10 +117,16 @@ impl Place {
         (same && is_listing).then(|| format!("{}{}?{query}", self.vault, link.path()))
     }
 
-    /// Returns the name of the vault, where its address has one: for the commands of a hint.
-    pub(crate) fn vault_name(&self) -> Option<&str> {
-        let host = self.vault.strip_prefix("https://")?;
-        CLOUDS.iter().find_map(|cloud| host.strip_suffix(cloud.vaults))
+    /// Returns the name of the vault, or its host where that is not one of Microsoft's: for people and their commands.
+    pub(crate) fn vault_label(&self) -> &str {
+        let host = self.vault.split_once("://").map_or(self.vault.as_str(), |(_, host)| host);
+        CLOUDS.iter().find_map(|cloud| host.strip_suffix(cloud.vaults)).unwrap_or(host)
+    }
+
+    /// Tells whether `cause` is of the login authority, whose faults begin with its host.
+    pub(crate) fn is_of_authority(&self, cause: &str) -> bool {
+        let host = self.authority.split_once("://").map_or(self.authority.as_str(), |(_, host)| host);
+        cause.strip_prefix(host).is_some_and(|rest| rest.starts_with(": "))
     }
 }
 
@@ -207,7 +213,10 @@ mod tests {
             (china.authority.as_str(), china.scope().as_str()),
             ("https://login.partner.microsoftonline.cn", "https://vault.azure.cn/.default")
         );
-        assert_eq!(china.vault_name(), Some("shop"));
+        assert_eq!(china.vault_label(), "shop");
+        assert!(china.is_of_authority("login.partner.microsoftonline.cn: dns error"));
+        assert!(!china.is_of_authority("shop.vault.azure.cn: dns error"));
+        assert_eq!(place("http://127.0.0.1:8200", None, true).unwrap().vault_label(), "127.0.0.1:8200");
     }
 
     #[test]

@@ -228,12 +228,15 @@ impl AzureSignIn {
         match way {
             Way::Secret { tenant, client_id, secret } => {
                 let form = self.client(client_id).with_secret("client_secret", secret);
-                self.client_token(tenant, &form, deadline).await
+                let token = self.client_token(tenant, &form, deadline).await;
+                token.map_err(|fault| shown("AZURE_CLIENT_SECRET", fault))
             }
             Way::Federated { tenant, client_id, file } => {
                 let assertion = read_assertion(file).await?;
                 let form = self.client(client_id).with("client_assertion_type", ASSERTION_TYPE);
-                self.client_token(tenant, &form.with_secret("client_assertion", &assertion), deadline).await
+                let form = form.with_secret("client_assertion", &assertion);
+                let token = self.client_token(tenant, &form, deadline).await;
+                token.map_err(|fault| shown("AZURE_FEDERATED_TOKEN_FILE", fault))
             }
             Way::Machine { client_id } => {
                 let Place { metadata, resource, .. } = &self.place;
@@ -288,6 +291,9 @@ impl AzureSignIn {
                 Some(tenant) => format!("sign in: az login --tenant {tenant}"),
                 None => "sign in: az login".to_owned(),
             },
+            None if in_env => format!(
+                "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, or unset the last: it goes before the session of `broker login {instance}`"
+            ),
             _ if in_env => "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET".to_owned(),
             Some("workload-identity") => {
                 "check AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_FEDERATED_TOKEN_FILE".to_owned()
@@ -317,6 +323,14 @@ pub(crate) fn stamp(env: &SignIn) -> FilesStamp {
 
 fn pass_of(session: &Arc<Session>) -> Option<Pass> {
     Some(Pass { token: access_token(session)?, session: Some(Arc::clone(session)) })
+}
+
+/// Says of a refusal which of the caller's credentials was shown: it goes before a session of `broker login`.
+fn shown(credential: &str, fault: Fault) -> Fault {
+    match fault.kind {
+        ErrorKind::Unauthenticated => Fault { cause: format!("{credential} was refused: {}", fault.cause), ..fault },
+        _ => fault,
+    }
 }
 
 fn nobody() -> Fault {
