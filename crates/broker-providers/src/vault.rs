@@ -33,7 +33,7 @@ use crate::rest::{Pool, Rest};
 use crate::vault::kv::{Engine, Metadata, Object, Options, Place, Stored, Write, value_of, written};
 use crate::vault::mounts::Mounts;
 pub(crate) use crate::vault::sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV};
-use crate::vault::sign_in::{Held, Method, SERVICE_ACCOUNT, VaultSignIn};
+use crate::vault::sign_in::{Held, Method, SERVICE_ACCOUNT, STALE, VaultSignIn};
 use crate::vault::wire::{Call, Wire, is_plain, is_sendable};
 
 /// Most reads of one instance at the same time.
@@ -463,6 +463,10 @@ impl Vault {
                 place.data()
             ),
             (ErrorKind::Denied, None) => "no policy of the token grants this".to_owned(),
+            (ErrorKind::Unauthenticated, _) if code == STALE => format!(
+                "put a good one there or remove it, or sign in with `broker login {}`, which goes before it",
+                self.instance
+            ),
             (ErrorKind::Unauthenticated, _) => self.sign_in.hint(),
             (ErrorKind::Unavailable, _) if fault.cause.contains("sealed") => {
                 "somebody who holds its keys has to unseal it: `vault operator unseal`".to_owned()

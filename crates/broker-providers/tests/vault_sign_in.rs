@@ -367,3 +367,17 @@ async fn a_role_that_does_not_allow_our_address_is_told_so() {
     let error = world.begin().await.expect_err("no address is given");
     assert!(error.cause.contains("http://localhost:8250/oidc/callback"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_token_is_named_by_its_place_and_a_sign_in_goes_before_it() {
+    for variable in ["VAULT_TOKEN", "BAO_TOKEN"] {
+        let world = World::new("token", None).with(&[(variable, "hvs.stale")]);
+        let error = world.fetch().await.expect_err("nobody knows it");
+        assert_eq!(error.kind, ErrorKind::Unauthenticated);
+        assert_eq!(error.cause, format!("the token in `{variable}` was refused"));
+        assert!(error.hint.unwrap().contains("`broker login org`, which goes before it"));
+        let root = world.server.root().to_owned();
+        world.answer(&[&root]).await.unwrap();
+        assert_eq!(world.fetch().await.unwrap(), "the value", "{variable}");
+    }
+}

@@ -35,6 +35,9 @@ pub(crate) const SIGN_IN_ENV: &[&str] =
 pub(crate) const BOOTSTRAP_ENV: &[&str] =
     &["BAO_CLIENT_KEY", "BAO_TOKEN", "VAULT_CLIENT_KEY", "VAULT_JWT", "VAULT_SECRET_ID", "VAULT_TOKEN"];
 
+/// The code of our own for a token that was found and refused.
+pub(crate) const STALE: &str = "stale";
+
 /// Where Kubernetes puts the token of a service account.
 pub(crate) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
@@ -101,8 +104,8 @@ pub(crate) struct Own {
 /// A token in use, and where it is from.
 #[derive(Clone)]
 pub(crate) enum Held {
-    /// Found: it is what it is.
-    Found(SharedValue),
+    /// Found, and where: it is what it is.
+    Found(SharedValue, &'static str),
     /// Of a sign-in that needed nobody.
     Own(Arc<Session>),
     /// Of `broker login`.
@@ -112,7 +115,7 @@ pub(crate) enum Held {
 impl Held {
     pub(crate) fn token(&self) -> &SecretValue {
         match self {
-            Self::Found(token) => token,
+            Self::Found(token, _) => token,
             Self::Own(session) | Self::Shared(session) => &session.credential,
         }
     }
@@ -146,14 +149,17 @@ impl VaultSignIn {
     /// [`ErrorKind::Unauthenticated`] where there is none, and the server's.
     pub(crate) async fn held(&self, deadline: Instant) -> Result<Held, Fault> {
         let is_token = self.fixed && self.method == Method::Token;
-        if is_token && let Some(token) = self.sign_in.text("VAULT_TOKEN").or_else(|| self.sign_in.text("BAO_TOKEN")) {
-            return Ok(Held::Found(Arc::new(SecretValue::new(token.trim().as_bytes().to_vec()))));
-        }
+        // Who signed in on purpose means it: a variable that was forgotten does not go before that.
         if let Some(session) = self.sign_ins.session(self, deadline).await? {
             return Ok(Held::Shared(session));
         }
+        for name in ["VAULT_TOKEN", "BAO_TOKEN"].into_iter().filter(|_| is_token) {
+            if let Some(token) = self.sign_in.text(name) {
+                return Ok(Held::Found(Arc::new(SecretValue::new(token.trim().as_bytes().to_vec())), name));
+            }
+        }
         if is_token && let Some(token) = self.token_of_file().await {
-            return Ok(Held::Found(Arc::new(token)));
+            return Ok(Held::Found(Arc::new(token), "~/.vault-token"));
         }
         if self.signs_in_alone() {
             return self.own_session(None, deadline).await.map(Held::Own);
@@ -167,7 +173,10 @@ impl VaultSignIn {
     /// Like [`VaultSignIn::held`].
     pub(crate) async fn refused(&self, held: &Held, deadline: Instant) -> Result<Option<Held>, Fault> {
         match held {
-            Held::Found(_) => Ok(None),
+            Held::Found(_, place) => {
+                let cause = format!("the token in `{place}` was refused");
+                Err(Fault { code: Some(STALE.to_owned()), ..Fault::new(ErrorKind::Unauthenticated, cause) })
+            }
             Held::Shared(session) => Ok(self.sign_ins.refused(self, session, deadline).await?.map(Held::Shared)),
             Held::Own(session) => self.own_session(Some(session), deadline).await.map(|own| Some(Held::Own(own))),
         }
