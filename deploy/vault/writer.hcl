@@ -1,4 +1,4 @@
-# What `broker secret set`, `rotate`, `list`, `history`, `rollback` and `rm` need, in a KV engine of version 2 at `secret/`.
+# What `broker secret set`, `list`, `history` and `rm` need, in a KV engine of version 2 at `secret/`.
 path "secret/data/shop/dev/*" {
   capabilities = ["create", "read", "update"]
 }
