@@ -458,11 +458,8 @@ impl Vault {
                 format!("it was looked for at `{}`: check the path and the namespace", place.data())
             }
             (ErrorKind::NotFound, None) => format!("check the path and the namespace of `{}`", self.instance),
-            (ErrorKind::Denied, Some(place)) => format!(
-                "a policy of the token must grant it: `path \"{}\" {{ capabilities = [\"read\"] }}`",
-                place.data()
-            ),
-            (ErrorKind::Denied, None) => "no policy of the token grants this".to_owned(),
+            (ErrorKind::Denied, _) if !code.is_empty() => format!("a policy of the token must grant it: `{code}`"),
+            (ErrorKind::Denied, _) => "no policy of the token grants this".to_owned(),
             (ErrorKind::Unauthenticated, _) if code == STALE => format!(
                 "put a good one there or remove it, or sign in with `broker login {}`, which goes before it",
                 self.instance

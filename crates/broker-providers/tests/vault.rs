@@ -334,6 +334,35 @@ async fn a_denial_names_the_rule_that_is_missing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_change_listing_or_look_names_its_own_rule() {
+    for server in servers() {
+        let mount = unique("kv");
+        server.enable_kv(&mount, "2");
+        server.store(&mount, "shop/db", &json!({ "value": "x" }));
+        let policy = format!("path \"{mount}/data/shop/ok\" {{ capabilities = [\"read\"] }}");
+        let world = World::new(server.settings(), &server.token_for(&unique("ok"), &policy));
+        let (provider, path) = (world.provider(), format!("org://{mount}/shop/db"));
+        let db = reference(&path);
+        let prefix = format!("{mount}/shop/");
+        let put = world.put(&path, "new").await.map(|_| ());
+        let delete = provider.delete(&db, soon()).await;
+        let describe = provider.describe(&db, soon()).await.map(|_| ());
+        let list = provider.list(ListOptions { prefix: &prefix, tags: &[] }, soon()).await.map(|_| ());
+        for (result, at, capabilities) in [
+            (put, "data/shop/db", "\"create\", \"update\""),
+            (delete, "metadata/shop/db", "\"delete\""),
+            (describe, "metadata/shop/db", "\"read\""),
+            (list, "metadata/shop/", "\"list\""),
+        ] {
+            let error = result.expect_err("no rule grants it");
+            let rule = format!("`path \"{mount}/{at}\" {{ capabilities = [{capabilities}] }}`");
+            assert_eq!(error.kind, ErrorKind::Denied, "{error}");
+            assert!(error.hint.as_ref().is_some_and(|hint| hint.contains(&rule)), "{error:?}: {rule}");
+        }
+    }
+}
+
 /// The texts under `deploy/vault/` are what the documentation tells people to paste.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_policies_suffice_and_grant_nothing_more() {

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::fault::{Fault, persist};
 use crate::provider::ErrorKind;
 use crate::rest::{Answer, Rest};
+use crate::words::safe;
 
 /// What stays as it is in a segment of a path: the unreserved characters of RFC 3986.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -65,6 +66,25 @@ impl<'a> Call<'a> {
     }
 }
 
+impl Call<'_> {
+    /// Says what an answer that is no success means. The code of a denial is the rule that would grant the call.
+    fn refusal(&self, answer: &Answer) -> Fault {
+        let fault = fault(answer);
+        if fault.kind != ErrorKind::Denied {
+            return fault;
+        }
+        let (slash, capabilities) = match (&self.method, self.query) {
+            (&Method::DELETE, _) => ("", r#""delete""#),
+            (&Method::POST, _) => ("", r#""create", "update""#),
+            // A folder ends with a slash where policies speak of it.
+            (_, "list=true") => ("/", r#""list""#),
+            _ => ("", r#""read""#),
+        };
+        let rule = format!("path \"{}{slash}\" {{ capabilities = [{capabilities}] }}", safe(self.path));
+        Fault { code: Some(rule), ..fault }
+    }
+}
+
 impl Wire {
     pub(crate) fn new(rest: Rest, address: &str, namespace: Option<&str>) -> Self {
         let namespace = namespace.map(|name| name.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
@@ -107,7 +127,7 @@ impl Wire {
         persist(deadline, || async {
             let answer = self.send(token, call).await?;
             let is_told = answer.status == 404 && is_told_deleted(&answer);
-            if answer.is_success() || is_told { Ok(answer) } else { Err(fault(&answer)) }
+            if answer.is_success() || is_told { Ok(answer) } else { Err(call.refusal(&answer)) }
         })
         .await
     }
@@ -115,7 +135,7 @@ impl Wire {
     /// Sends a request once, for what must not be done twice.
     pub(crate) async fn once(&self, token: Option<&SecretValue>, call: &Call<'_>) -> Result<Answer, Fault> {
         let answer = self.send(token, call).await?;
-        if answer.is_success() { Ok(answer) } else { Err(fault(&answer)) }
+        if answer.is_success() { Ok(answer) } else { Err(call.refusal(&answer)) }
     }
 
     async fn send(&self, token: Option<&SecretValue>, call: &Call<'_>) -> Result<Answer, Fault> {
