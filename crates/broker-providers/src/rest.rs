@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::fault::{Fault, retry_after};
 use crate::provider::ErrorKind;
-use crate::words::chain;
+use crate::words::{chain, safe};
 
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
@@ -183,17 +183,26 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Says why there was no answer. The address is left out: a query can hold a token.
+/// Says why there was no answer, and whose. Of the address only the host and the port are told: a query can hold a token.
 fn unreachable_fault(error: &reqwest::Error) -> Fault {
+    let unavailable = |cause: String| Fault::new(ErrorKind::Unavailable, cause);
+    let url = error.url();
+    let place = url.and_then(|url| Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?)));
+    let place = safe(&place.unwrap_or_else(|| "the address".to_owned()));
+    if error.is_connect() && error.is_timeout() {
+        let tls =
+            if url.is_some_and(|url| url.scheme() == "https") { ": is it there, and does it speak TLS?" } else { "" };
+        return unavailable(format!("no connection to `{place}` within {} seconds{tls}", CONNECT_TIMEOUT.as_secs()));
+    }
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
     if error.source().is_none() {
-        return Fault::new(ErrorKind::Unavailable, "the request could not be sent");
+        return unavailable(format!("the request to `{place}` could not be sent"));
     }
-    let connecting = if error.is_connect() { "no connection: " } else { "" };
-    Fault::new(ErrorKind::Unavailable, format!("{connecting}{}", chain(innermost)))
+    let words = if error.is_connect() { "no connection to" } else { "no answer from" };
+    unavailable(format!("{words} `{place}`: {}", chain(innermost)))
 }
 
 /// A JSON string that is a secret: it goes from the parser into a [`SecretValue`]. `null` is none.
@@ -220,5 +229,32 @@ impl<'de> Deserialize<'de> for SecretText {
 impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_cannot_be_reached_is_named_by_host_and_port_and_soon() {
+        let rest = Pool::default().counting(Arc::new(AtomicU64::new(0))).unwrap();
+        // It takes connections, and never says a word of TLS.
+        let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        for (address, scheme, words) in [
+            (mute.local_addr().unwrap(), "https", "does it speak TLS?"),
+            (gone, "https", "refused"),
+            (gone, "http", "refused"),
+        ] {
+            let started = Instant::now();
+            let request = rest.request(reqwest::Method::GET, &format!("{scheme}://{address}/canary?token=canary"));
+            let fault = rest.send(request).await.expect_err("nobody answers");
+            assert!(fault.cause.starts_with(&format!("no connection to `{address}`")), "{}", fault.cause);
+            assert!(fault.cause.contains(words) && !fault.cause.contains("canary"), "{}", fault.cause);
+            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        }
     }
 }

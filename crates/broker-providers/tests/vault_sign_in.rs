@@ -16,7 +16,9 @@ use broker_providers::provider::{ErrorKind, ProviderError};
 use broker_providers::registry::{Instance, Registry};
 use broker_providers::resolve::{ResolveOptions, resolve};
 use broker_providers::sign_ins::{Prompt, SignInWay};
+use broker_tests::http::Message;
 use broker_tests::proxy::Proxy;
+use broker_tests::serve::Serve;
 use serde_json::{Value, json};
 use support::vault::{Server, ours};
 use support::{reference, registry, signed_in};
@@ -379,5 +381,21 @@ async fn a_stale_token_is_named_by_its_place_and_a_sign_in_goes_before_it() {
         let root = world.server.root().to_owned();
         world.answer(&[&root]).await.unwrap();
         assert_eq!(world.fetch().await.unwrap(), "the value", "{variable}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_at_a_wrong_place_names_the_address_and_what_to_check() {
+    // A Vault without the method, and a server that is none.
+    let mut world = World::new("userpass", Some("ada"));
+    world.instance.settings.auth_mount = Some("elsewhere".to_owned());
+    let none = Serve::start(|_| Message { body: b"<html>nothing here</html>".to_vec(), ..Message::empty(404) });
+    let mut stranger = World::new("userpass", Some("ada"));
+    stranger.instance.settings.address = Some(none.url());
+    for (world, address) in [(&world, world.proxy.url()), (&stranger, none.url())] {
+        let error = world.answer(&["pass word"]).await.expect_err("there is nobody");
+        assert!(error.cause.contains(&format!("`{address}`")), "{error}");
+        assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("`address`")), "{error:?}");
+        assert!(!error.cause.contains("html"), "{error}");
     }
 }

@@ -35,6 +35,9 @@ pub(crate) const SIGN_IN_ENV: &[&str] =
 pub(crate) const BOOTSTRAP_ENV: &[&str] =
     &["BAO_CLIENT_KEY", "BAO_TOKEN", "VAULT_CLIENT_KEY", "VAULT_JWT", "VAULT_SECRET_ID", "VAULT_TOKEN"];
 
+/// The code of our own for an address that answers like no Vault, or like one without the method.
+const WRONG_SERVER: &str = "wrong server";
+
 /// The code of our own for a token that was found and refused.
 pub(crate) const STALE: &str = "stale";
 
@@ -299,7 +302,8 @@ impl VaultSignIn {
         let body = json_with("secret_id", &id, &[("role_id", role)])?;
         // Once: a secret id may be good for one sign-in only.
         let path = format!("auth/{}/login", self.mount);
-        let answer = self.wire.once(None, &Call::write(&path, &body)).await.map_err(refused_sign_in)?;
+        let answer =
+            self.wire.once(None, &Call::write(&path, &body)).await.map_err(|fault| self.refused_sign_in(fault))?;
         self.session_of(&answer, "approle")
     }
 
@@ -307,7 +311,11 @@ impl VaultSignIn {
         let role: Vec<_> = self.role.as_deref().map(|role| ("role", role)).into_iter().collect();
         let body = json_with("jwt", &token, &role)?;
         let path = format!("auth/{}/login", self.mount);
-        let answer = self.wire.ask(None, &Call::write(&path, &body), deadline).await.map_err(refused_sign_in)?;
+        let answer = self
+            .wire
+            .ask(None, &Call::write(&path, &body), deadline)
+            .await
+            .map_err(|fault| self.refused_sign_in(fault))?;
         self.session_of(&answer, self.method.name())
     }
 
@@ -317,7 +325,11 @@ impl VaultSignIn {
         }
         let body = json_with("password", &password, &[])?;
         let path = format!("auth/{}/login/{user}", self.mount);
-        let answer = self.wire.ask(None, &Call::write(&path, &body), deadline).await.map_err(refused_sign_in)?;
+        let answer = self
+            .wire
+            .ask(None, &Call::write(&path, &body), deadline)
+            .await
+            .map_err(|fault| self.refused_sign_in(fault))?;
         self.session_of(&answer, "userpass")
     }
 
@@ -337,7 +349,8 @@ impl VaultSignIn {
             #[serde(default)]
             renewable: bool,
         }
-        let answer = self.wire.ask(Some(&token), &Call::read("auth/token/lookup-self"), deadline).await?;
+        let answer = self.wire.ask(Some(&token), &Call::read("auth/token/lookup-self"), deadline).await;
+        let answer = answer.map_err(|fault| self.refused_sign_in(fault))?;
         let about = answer.json::<DataAnswer<About>>()?.data;
         Ok(Session {
             credential: Arc::new(token),
@@ -404,6 +417,22 @@ impl VaultSignIn {
         })
     }
 
+    /// A refusal while signing in is about the sign-in, whatever its status. Where nothing is to be found it may be another
+    /// server than the person thinks.
+    fn refused_sign_in(&self, fault: Fault) -> Fault {
+        let is_strange = matches!(fault.kind, ErrorKind::NotFound | ErrorKind::Malformed)
+            || (fault.kind == ErrorKind::Unsupported && fault.cause.contains("no handler for route"));
+        if is_strange {
+            let said = if fault.cause.is_empty() { "HTTP 404" } else { &fault.cause };
+            let cause = format!("`{}` does not sign in at `auth/{}/`: {said}", self.wire.address(), self.mount);
+            return Fault { code: Some(WRONG_SERVER.to_owned()), ..Fault::new(ErrorKind::Unsupported, cause) };
+        }
+        match fault.kind {
+            ErrorKind::Unsupported | ErrorKind::Denied => Fault { kind: ErrorKind::Unauthenticated, ..fault },
+            _ => fault,
+        }
+    }
+
     /// Says who somebody is and where, which a person sees whenever they signed in.
     fn named(&self, who: &str) -> String {
         safe(&format!("{} at {}", who.trim(), self.wire.address()))
@@ -426,6 +455,10 @@ impl Login for VaultSignIn {
     }
 
     fn hint(&self, fault: &Fault) -> Option<String> {
+        if fault.is(WRONG_SERVER) {
+            let hint = "is that a Vault? Else check `address`, and with `auth-mount` where the method is mounted";
+            return Some(hint.to_owned());
+        }
         (fault.cause == oidc::NOT_FIXED).then(|| {
             let instance = &self.instance;
             format!("if you know it, put `[providers.{instance}]` with its `address` into your `config.toml`")
@@ -448,7 +481,11 @@ impl Login for VaultSignIn {
             (Method::Jwt, _) => Begun::Ask(vec![ask("signed token (JWT)", true)]),
             (Method::Kubernetes, _) => return Err(Fault::new(ErrorKind::Unauthenticated, self.hint())),
             (Method::Oidc, role) => {
-                let (code, waiting) = oidc::begin(&self.wire, &self.mount, role, self.fixed, deadline).await?;
+                let begun = oidc::begin(&self.wire, &self.mount, role, self.fixed, deadline).await;
+                let (code, waiting) =
+                    begun.map_err(
+                        |fault| if fault.cause == oidc::NOT_FIXED { fault } else { self.refused_sign_in(fault) },
+                    )?;
                 *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
                 Begun::Device(code)
             }
@@ -466,7 +503,7 @@ impl Login for VaultSignIn {
             Ok(answer) => self.session_of(&answer, "oidc").map(Poll::Done),
             Err(fault) if fault.cause.ends_with("authorization_pending") => Ok(Poll::Pending),
             Err(fault) if fault.cause.ends_with("slow_down") => Ok(Poll::SlowDown),
-            Err(fault) => Err(refused_sign_in(fault)),
+            Err(fault) => Err(self.refused_sign_in(fault)),
         }
     }
 
@@ -494,7 +531,11 @@ impl Login for VaultSignIn {
 
     async fn renew(&self, session: &Session, deadline: Instant) -> Result<Session, Fault> {
         let call = Call::write("auth/token/renew-self", &json!({}));
-        let answer = self.wire.ask(Some(&session.credential), &call, deadline).await.map_err(refused_sign_in)?;
+        let answer = self
+            .wire
+            .ask(Some(&session.credential), &call, deadline)
+            .await
+            .map_err(|fault| self.refused_sign_in(fault))?;
         let auth = answer.json::<AuthAnswer>()?.auth;
         let auth = auth.ok_or_else(|| Fault::new(ErrorKind::Malformed, "a renewal without a token"))?;
         Ok(Session { expires: end_of(auth.lease_duration), renewable: auth.renewable, ..session.clone() })
@@ -532,14 +573,6 @@ impl Own {
 /// Returns when something ends that lives so many seconds; 0 is never.
 fn end_of(seconds: u64) -> Option<SystemTime> {
     (seconds > 0).then(|| SystemTime::now().checked_add(Duration::from_secs(seconds))).flatten()
-}
-
-/// A refusal while signing in is about the sign-in, whatever its status.
-fn refused_sign_in(fault: Fault) -> Fault {
-    match fault.kind {
-        ErrorKind::Unsupported | ErrorKind::Denied => Fault { kind: ErrorKind::Unauthenticated, ..fault },
-        _ => fault,
-    }
 }
 
 /// Writes a JSON object with one secret and some words.
