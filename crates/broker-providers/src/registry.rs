@@ -212,7 +212,7 @@ pub const KINDS: &[Kind] = &[
     Kind {
         kind: "exec",
         scheme: None,
-        title: "A program",
+        title: "Any program of yours; what it can it says itself",
         in_manifest: false,
         keys: with_timing!["command", "sha256", "environment"],
         needs: &["command", "sha256"],
