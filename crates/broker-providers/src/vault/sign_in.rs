@@ -24,7 +24,7 @@ use crate::provider::ErrorKind;
 use crate::rest::{Answer, SecretText};
 use crate::sign_ins::SignIns;
 use crate::vault::oidc::{self, Waiting};
-use crate::vault::wire::{Call, Wire};
+use crate::vault::wire::{Call, Wire, json_with};
 use crate::words::safe;
 
 /// The variables that a sign-in reads.
@@ -573,25 +573,6 @@ impl Own {
 /// Returns when something ends that lives so many seconds; 0 is never.
 fn end_of(seconds: u64) -> Option<SystemTime> {
     (seconds > 0).then(|| SystemTime::now().checked_add(Duration::from_secs(seconds))).flatten()
-}
-
-/// Writes a JSON object with one secret and some words.
-fn json_with(name: &str, secret: &SecretValue, words: &[(&str, &str)]) -> Result<impl serde::Serialize + use<>, Fault> {
-    // Opened to be sent to the manager.
-    let text = std::str::from_utf8(secret.expose());
-    let text = text.map_err(|_| Fault::new(ErrorKind::Unauthenticated, "that is no text"))?;
-    let mut body = BTreeMap::from([(name.to_owned(), zeroize::Zeroizing::new(text.to_owned()))]);
-    body.extend(words.iter().map(|(name, word)| ((*name).to_owned(), zeroize::Zeroizing::new((*word).to_owned()))));
-    Ok(Body(body))
-}
-
-/// Words that are wiped when they are dropped.
-struct Body(BTreeMap<String, zeroize::Zeroizing<String>>);
-
-impl serde::Serialize for Body {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, word)| (name, word.as_str())))
-    }
 }
 
 impl fmt::Debug for VaultSignIn {

@@ -4,6 +4,7 @@
 //! words (`errors` of its answer), made safe; any other text of an answer is never quoted, since it may hold a value.
 //! Source: HTTP API of Vault 1.20 and OpenBao 2.5, "HTTP status codes".
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use broker_core::secret::SecretValue;
@@ -252,6 +253,29 @@ fn plain(words: &str) -> String {
             rest.split("* ").map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
         }
         _ => words.trim().to_owned(),
+    }
+}
+
+/// Writes a JSON object with one secret and some words.
+pub(crate) fn json_with(
+    name: &str,
+    secret: &SecretValue,
+    words: &[(&str, &str)],
+) -> Result<impl serde::Serialize + use<>, Fault> {
+    // Opened to be sent to the manager.
+    let text = std::str::from_utf8(secret.expose());
+    let text = text.map_err(|_| Fault::new(ErrorKind::Unauthenticated, "that is no text"))?;
+    let mut body = BTreeMap::from([(name.to_owned(), Zeroizing::new(text.to_owned()))]);
+    body.extend(words.iter().map(|(name, word)| ((*name).to_owned(), Zeroizing::new((*word).to_owned()))));
+    Ok(Body(body))
+}
+
+/// Words that are wiped when they are dropped.
+struct Body(BTreeMap<String, Zeroizing<String>>);
+
+impl serde::Serialize for Body {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, word)| (name, word.as_str())))
     }
 }
 
