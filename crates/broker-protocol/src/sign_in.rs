@@ -42,6 +42,8 @@ pub enum LoginStep {
         expires_seconds: u64,
         /// Whether no other command shows it.
         first: bool,
+        /// What is signed in to: the origin that the session will be good for.
+        origin: String,
     },
     /// A person answers questions.
     Ask {

@@ -45,11 +45,12 @@ pub(crate) fn sign_in(
             LoginStep::Done(signed_in) => return Ok(signed_in),
             // The person knows what is waited for.
             LoginStep::Waiting => connection.in_silence(|connection| connection.login_wait(&asked))?,
-            LoginStep::Visit { user_code, address, address_complete, expires_seconds, first } => {
+            LoginStep::Visit { user_code, address, address_complete, expires_seconds, first, origin } => {
                 if !may_ask(call) {
                     return Err(nobody(instance, "it takes a person with a browser"));
                 }
-                show(call, instance, user_code.as_deref(), &address, expires_seconds, first);
+                let place = format!("`{}` at {}", printable(instance), printable(&origin));
+                show(call, &place, user_code.as_deref(), &address, expires_seconds, first);
                 if first && manner.browser {
                     open_browser(call, address_complete.as_deref().unwrap_or(&address));
                 }
@@ -86,16 +87,14 @@ pub(crate) fn may_ask(call: &Call) -> bool {
     !call.non_interactive && std::io::stderr().is_terminal()
 }
 
-fn show(call: &Call, instance: &str, code: Option<&str>, address: &str, expires_seconds: u64, first: bool) {
+fn show(call: &Call, place: &str, code: Option<&str>, address: &str, expires_seconds: u64, first: bool) {
     let minutes = expires_seconds.div_ceil(60);
-    let (instance, address) = (printable(instance), printable(address));
+    let address = printable(address);
     if !first {
         let code = code.map(|code| format!(", code {}", printable(code))).unwrap_or_default();
-        return call
-            .report
-            .note(&format!("waiting for the sign-in to `{instance}` that began before: {address}{code}"));
+        return call.report.note(&format!("waiting for the sign-in to {place} that began before: {address}{code}"));
     }
-    let mut text = format!("broker: sign in to `{instance}` within {minutes} min:\n  {address}");
+    let mut text = format!("broker: sign in to {place} within {minutes} min:\n  {address}");
     if let Some(code) = code {
         text.push_str(&format!("\n  code: {}", printable(code)));
     }

@@ -32,7 +32,8 @@ pub(crate) async fn login(broker: &Broker, peer: &Peer, asked: LoginAsk) -> Resu
     Ok(match prompt {
         Prompt::Visit { user_code, address, address_complete, expires_in, first } => {
             let expires_seconds = expires_in.as_secs();
-            LoginStep::Visit { user_code, address, address_complete, expires_seconds, first }
+            let origin = way.session_key().origin;
+            LoginStep::Visit { user_code, address, address_complete, expires_seconds, first, origin }
         }
         Prompt::Ask(questions) => {
             let question = |q: broker_providers::login::Question| LoginQuestion { label: q.label, hidden: q.hidden };
