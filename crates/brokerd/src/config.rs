@@ -257,7 +257,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.toml");
-        std::fs::write(&path, "[providers.op]\nkind = \"exec\"\n").unwrap();
+        let text =
+            format!("[providers.op]\nkind = \"exec\"\ncommand = [\"/bin/true\"]\nsha256 = \"{}\"\n", "0".repeat(64));
+        std::fs::write(&path, text).unwrap();
         for (mode, problems) in [(0o600, 0), (0o644, 0), (0o664, 1), (0o606, 1)] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             let paths = [("/nonexistent/x".into(), "machine"), (path.clone(), "user")];
