@@ -138,7 +138,9 @@ impl Report {
         text.push('\n');
         let told = told_later || problem.diagnostic.as_ref().is_some_and(|diagnostic| diagnostic.hint.is_some());
         if let Some(hint) = problem.hint.as_ref().filter(|_| !told) {
-            text.push_str(&format!("  hint: {}\n", printable(hint)));
+            // A hint may be something to be pasted: its lines stay lines, indented, so that none looks like a word of ours.
+            let lines: Vec<_> = hint.lines().map(printable).collect();
+            text.push_str(&format!("  hint: {}\n", lines.join("\n        ")));
         }
         text
     }
@@ -258,6 +260,16 @@ mod tests {
     fn a_problem_is_its_code_its_words_and_one_way_out() {
         let fault = Fault::new(ErrorCode::Denied, "`org` refused").hint("ask for it".to_owned());
         assert_eq!(PLAIN.problem(&fault.problems[0], false), "error[denied]: `org` refused\n  hint: ask for it\n");
+        // Where the next problem has the same way out, it is told there.
+        assert_eq!(PLAIN.problem(&fault.problems[0], true), "error[denied]: `org` refused\n");
+    }
+
+    #[test]
+    fn the_lines_of_a_hint_stay_lines_and_what_is_in_them_is_escaped() {
+        let fault =
+            Fault::new(ErrorCode::Provider, "no").hint("write:\n[providers.org]\nkind = \"\x1b[2J\"".to_owned());
+        let shown = "error[provider]: no\n  hint: write:\n        [providers.org]\n        kind = \"\\u{1b}[2J\"\n";
+        assert_eq!(PLAIN.problem(&fault.problems[0], false), shown);
     }
 
     #[test]
