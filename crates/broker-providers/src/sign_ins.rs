@@ -321,6 +321,12 @@ impl SignIns {
         let _ = self.keep.store(key, session).await;
     }
 
+    /// Returns how many places there are.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Puts a session in its place as if it were that old.
     #[cfg(test)]
     pub(crate) fn hold_since(&self, way: &SignInWay, session: Session, age: Duration) {
@@ -365,7 +371,7 @@ impl Place {
 
     fn is_empty(&self) -> bool {
         let held = self.lock();
-        held.session.is_none() && held.flow.is_none()
+        held.session.is_none() && held.flow.as_ref().is_none_or(|flow| flow.is_over() && flow.session().is_none())
     }
 
     fn hold(&self, session: Arc<Session>) {

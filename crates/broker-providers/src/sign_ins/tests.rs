@@ -16,6 +16,8 @@ use crate::sign_ins::{Prompt, SignInWay, SignIns};
 /// A manager that counts what it is asked and answers as it is told.
 #[derive(Default)]
 struct Manager {
+    /// Tells one manager from another.
+    number: usize,
     begun: AtomicUsize,
     polls: AtomicUsize,
     renewals: AtomicUsize,
@@ -38,7 +40,7 @@ impl Manager {
 #[async_trait]
 impl Login for Manager {
     fn session(&self) -> SessionKey {
-        SessionKey { kind: "test", origin: "https://manager.example".to_owned(), detail: String::new() }
+        SessionKey { kind: "test", origin: "https://manager.example".to_owned(), detail: self.number.to_string() }
     }
 
     async fn begin(&self, _: Instant) -> Result<Begun, Fault> {
@@ -258,4 +260,19 @@ async fn forgetting_gives_up_a_code_under_way() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(world.manager.polls.load(Ordering::SeqCst), 0);
     assert_eq!(world.credential().await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn codes_that_expired_take_no_room() {
+    let sign_ins = SignIns::new("/nonexistent".into(), false);
+    for number in 0..600 {
+        let login: Arc<dyn Login> = Arc::new(Manager { number, ..Manager::default() });
+        let way = SignInWay { instance: "org".to_owned(), login };
+        sign_ins.begin(&way, false, soon()).await.unwrap();
+        if number % 100 == 99 {
+            // Every code that was shown so far has expired after this time.
+            tokio::time::sleep(Duration::from_secs(120)).await;
+        }
+    }
+    assert!(sign_ins.places() <= 256 + 100, "{}", sign_ins.places());
 }
