@@ -43,7 +43,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<(), Failure> {
     let keyring = Keyring::find()?;
     if let Some(keyring) = &keyring {
         let mut tests =
-            cargo(["test", "--package", "broker-providers", "--features", "system-keyring", "--no-fail-fast"]);
+            // As a workspace: one package alone would build its dependencies anew, with fewer features.
+            cargo(["test", "--workspace", "--features", "broker-providers/system-keyring", "--no-fail-fast"]);
         tests.args(["--test", "keyring", "--test", "os_keyring"]).args(filter);
         runs.push(watched(keyring.around(&tests))?);
     }
