@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::code::ErrorCode;
 use crate::decision::Decision;
-use crate::lease::{Lease, LeaseEnd, LeaseId};
+use crate::lease::{Credential, EndedCredential, Lease, LeaseEnd, LeaseId};
 use crate::principal::Principal;
 use crate::reference::SecretRef;
 use crate::request::Right;
@@ -72,6 +72,17 @@ pub enum Event {
         /// The code of the failure, where one ended it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<ErrorCode>,
+        /// What became of the credentials that were issued for it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        credentials: Vec<EndedCredential>,
+    },
+    /// Credentials were issued for a lease. Written before they are delivered, and again when one was renewed beyond what
+    /// the record before says.
+    Issued {
+        /// For which one.
+        lease: LeaseId,
+        /// All of them as they are now.
+        credentials: Vec<Credential>,
     },
     /// A secret was set, generated or removed.
     SecretChanged {

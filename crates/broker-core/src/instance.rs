@@ -25,7 +25,24 @@ pub struct InstanceSettings {
     pub external_id: Option<String>,
     /// AWS: the `sso-session` of the user's AWS configuration that `broker login` signs in to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sso_session: Option<String>,
+    /// AWS, Vault: for whom a narrow session is cut: `per-scope` (runs of one project, profile and principal with the same
+    /// secrets) or `per-run`. Vault: also `shared`, the session of the sign-in itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// AWS, Google Cloud: how long a session, or a credential that is issued, lives (default: the shortest that the manager
+    /// issues). Vault: the time after which a token ends that nobody renews (default `15m`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ttl: Option<String>,
+    /// Vault: the policies among which those of a run are chosen (default: all of the sign-in's).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<Words>,
+    /// GitHub: the id, or the client id, of the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<String>,
+    /// GitHub: the reference of the app's private key, which stays where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// AWS: regions with replicas of the secrets, asked in this order when `region` is away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<Words>,
@@ -189,6 +206,7 @@ impl InstanceSettings {
     /// The first key whose value is no duration.
     pub fn timing(&self) -> Result<Timing, InstanceError> {
         let defaults = Timing::default();
+        self.session_ttl()?;
         let read = |key, text: &Option<String>, default| match text {
             None => Ok(default),
             Some(text) if text == "0" && key != "timeout" => Ok(Duration::ZERO),
@@ -200,6 +218,15 @@ impl InstanceSettings {
             max_stale: read("max-stale", &self.max_stale, defaults.max_stale)?,
             timeout: read("timeout", &self.timeout, defaults.timeout)?,
         })
+    }
+
+    /// Reads how long a session or an issued credential lives, where that is said.
+    ///
+    /// # Errors
+    /// `session-ttl` is no duration.
+    pub fn session_ttl(&self) -> Result<Option<Duration>, InstanceError> {
+        let read = |text: &String| crate::duration::parse(text).ok_or(InstanceError::Duration("session-ttl"));
+        self.session_ttl.as_ref().map(read).transpose()
     }
 
     /// Checks that credentials can only go to places that are allowed at all, and that no name hides anything.
@@ -250,7 +277,12 @@ impl InstanceSettings {
             profile,
             assume_role,
             external_id,
+            sso_session,
             session,
+            session_ttl,
+            policies,
+            app_id,
+            key,
             replicas,
             endpoint,
             endpoint_sts,
@@ -287,7 +319,12 @@ impl InstanceSettings {
             ("profile", one(profile)),
             ("assume-role", many(assume_role)),
             ("external-id", one(external_id)),
+            ("sso-session", one(sso_session)),
             ("session", one(session)),
+            ("session-ttl", one(session_ttl)),
+            ("policies", many(policies)),
+            ("app-id", one(app_id)),
+            ("key", one(key)),
             ("replicas", many(replicas)),
             ("endpoint", one(endpoint)),
             ("endpoint-sts", one(endpoint_sts)),

@@ -7,31 +7,55 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::principal::ProcessId;
+use crate::reference::SecretRef;
+use crate::scope::SessionId;
 
 /// The name of one lease: `l-` and 24 letters and digits, unguessable, free to print.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LeaseId(String);
+pub struct LeaseId([u8; 26]);
 
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// Turns bytes into the letters of an id: 120 bits of them count.
+pub(crate) fn letters(bytes: &[u8]) -> [u8; 24] {
+    let mut letters = [b'a'; 24];
+    for (letter, byte) in letters.iter_mut().zip(bytes) {
+        *letter = ALPHABET[usize::from(byte % 32)];
+    }
+    letters
+}
+
+/// Reads the letters of an id.
+pub(crate) fn letters_of(text: &str) -> Option<[u8; 24]> {
+    let letters: [u8; 24] = text.as_bytes().try_into().ok()?;
+    letters.iter().all(|letter| ALPHABET.contains(letter)).then_some(letters)
+}
 
 impl LeaseId {
     /// Makes an id from random bytes (120 bits of them count).
     #[must_use]
     pub fn from_random(random: [u8; 24]) -> Self {
-        Self(format!("l-{}", random.map(|b| ALPHABET[usize::from(b % 32)] as char).iter().collect::<String>()))
+        Self::of_letters(letters(&random))
+    }
+
+    fn of_letters(letters: [u8; 24]) -> Self {
+        let mut id = *b"l-aaaaaaaaaaaaaaaaaaaaaaaa";
+        id[2..].copy_from_slice(&letters);
+        Self(id)
     }
 
     /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // Made of letters and digits only.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -43,9 +67,7 @@ pub struct LeaseIdError;
 impl FromStr for LeaseId {
     type Err = LeaseIdError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let body = text.strip_prefix("l-").ok_or(LeaseIdError)?;
-        let good = body.len() == 24 && body.bytes().all(|b| ALPHABET.contains(&b));
-        good.then(|| Self(text.to_owned())).ok_or(LeaseIdError)
+        text.strip_prefix("l-").and_then(letters_of).map(Self::of_letters).ok_or(LeaseIdError)
     }
 }
 
@@ -58,7 +80,7 @@ impl TryFrom<String> for LeaseId {
 
 impl From<LeaseId> for String {
     fn from(id: LeaseId) -> Self {
-        id.0
+        id.as_str().to_owned()
     }
 }
 
@@ -81,6 +103,55 @@ pub struct Lease {
     pub started: Timestamp,
     /// When it ends at the latest.
     pub expires: Timestamp,
+    /// The same, in milliseconds since the boot that `process` names: a clock that is set back stretches nothing.
+    #[serde(default)]
+    pub expires_since_boot_ms: u64,
+    /// The narrow session that its secrets are fetched under, as the manager's own log names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// What was issued for it alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
+}
+
+/// What was issued for one lease: where it is from and how it ends, never what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// The references that it was issued for.
+    pub references: Vec<SecretRef>,
+    /// When it ends by itself. Renewed while the command runs, where it can be.
+    pub expires: Timestamp,
+    /// Whether the manager can end it before.
+    pub revocable: bool,
+    /// Whether the daemon serves it to the command, fresh, instead of handing it over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub endpoint: bool,
+}
+
+/// How a credential ended with its lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CredentialEnd {
+    /// The manager revoked it.
+    Revoked,
+    /// Its own time was up before or while it was to be revoked.
+    Expired,
+    /// It cannot be revoked, is held by nobody here any more, and ends by itself.
+    Dropped,
+    /// What revoking takes was lost with the memory that held it: it ends by itself.
+    Lost,
+}
+
+/// One credential of a [`crate::event::Event::LeaseEnded`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedCredential {
+    /// The references that it was issued for.
+    pub references: Vec<SecretRef>,
+    /// How it ended.
+    pub end: CredentialEnd,
+    /// When it ends by itself, where that is still ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
 }
 
 /// How a lease ended.

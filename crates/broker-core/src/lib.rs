@@ -17,6 +17,7 @@ pub mod principal;
 pub mod reference;
 pub mod request;
 pub mod reserved;
+pub mod scope;
 pub mod secret;
 pub mod sign_in;
 pub mod suggest;

@@ -15,6 +15,30 @@ pub struct ProcessId {
     pub boot_id: String,
 }
 
+/// How much the kernel showed of who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// A person at a terminal, by positive evidence.
+    Human,
+    /// A coding agent, or what one started.
+    Agent,
+    /// Everything else: no positive evidence of a human means not human.
+    Unattended,
+}
+
+impl Tier {
+    /// Returns the word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Agent => "agent",
+            Self::Unattended => "unattended",
+        }
+    }
+}
+
 /// The attested peer of one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
@@ -32,4 +56,12 @@ pub struct Principal {
     pub terminal: Option<u64>,
     /// Its session id.
     pub session: i32,
+}
+
+impl Principal {
+    /// Returns its tier. Nothing that is attested so far is positive evidence of a human.
+    #[must_use]
+    pub fn tier(&self) -> Tier {
+        Tier::Unattended
+    }
 }

@@ -1,9 +1,10 @@
-//! Secret references: `scheme://path[#field][?version=..|stage=..]`.
+//! Secret references: `scheme://path[#field][?version=..|stage=..|OPTION=..]`.
 //!
 //! A reference names a secret and never holds one, so it prints freely. Parsing decodes percent escapes exactly once
 //! and is injective: two references that differ after parsing never name the same stored secret because of an
 //! encoding. `Display` writes the canonical form, which parses back to the same reference.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -29,6 +30,8 @@ pub struct SecretRef {
     pub field: Vec<String>,
     /// Which version of the secret.
     pub version: Version,
+    /// What an issued credential shall be like, in the words of its kind: `permissions`, `duration`. Empty for what is stored.
+    pub options: BTreeMap<String, String>,
 }
 
 /// Says which version of a secret is meant.
@@ -60,11 +63,13 @@ pub enum ReferenceError {
     /// `#` with nothing behind it, or two dots in a row.
     #[error("the reference has an empty `#field`")]
     EmptyField,
-    /// A key that is neither `version` nor `stage`.
-    #[error("after `?` only `version=ID` or `stage=current|previous|pending` may stand, once")]
+    /// Something other than `version`, `stage` or options of a name and a value, or one of them twice.
+    #[error(
+        "after `?` stand `version=ID` or `stage=current|previous|pending`, or options `name=value` with `&` between them"
+    )]
     BadQuery,
     /// `?` before `#`.
-    #[error("`#field` stands before `?version=` or `?stage=`")]
+    #[error("`#field` stands before `?`")]
     QueryBeforeField,
     /// A percent escape that is cut off, no UTF-8, or a control character.
     #[error("the reference has a broken percent escape or a control character")]
@@ -125,15 +130,19 @@ impl FromStr for SecretRef {
         }
         let field = match field {
             None => Vec::new(),
-            Some(field) => field.split('.').map(decode_field).collect::<Result<_, _>>()?,
+            Some(field) => parse_field(field)?,
         };
-        Ok(Self {
-            instance: scheme.to_owned(),
-            path: decode(path)?,
-            field,
-            version: query.map(parse_query).transpose()?.unwrap_or_default(),
-        })
+        let (version, options) = query.map(parse_query).transpose()?.unwrap_or_default();
+        Ok(Self { instance: scheme.to_owned(), path: decode(path)?, field, version, options })
     }
+}
+
+/// Reads the walk to a field, as it stands behind `#`: `a.b`.
+///
+/// # Errors
+/// [`ReferenceError::EmptyField`] and [`ReferenceError::BadEncoding`].
+pub fn parse_field(text: &str) -> Result<Vec<String>, ReferenceError> {
+    text.split('.').map(decode_field).collect()
 }
 
 fn decode_field(part: &str) -> Result<String, ReferenceError> {
@@ -143,14 +152,36 @@ fn decode_field(part: &str) -> Result<String, ReferenceError> {
     decode(part)
 }
 
-fn parse_query(query: &str) -> Result<Version, ReferenceError> {
-    match query.split_once('=') {
-        Some(("stage", "current")) => Ok(Version::Current),
-        Some(("stage", "previous")) => Ok(Version::Previous),
-        Some(("stage", "pending")) => Ok(Version::Pending),
-        Some(("version", id)) if !id.is_empty() && !id.contains(['&', '=']) => Ok(Version::Id(decode(id)?)),
-        _ => Err(ReferenceError::BadQuery),
+/// Reads what stands behind `?`: at most one version, and each option once.
+fn parse_query(query: &str) -> Result<(Version, BTreeMap<String, String>), ReferenceError> {
+    let (mut version, mut options) = (None, BTreeMap::new());
+    for part in query.split('&') {
+        let (name, value) = part
+            .split_once('=')
+            .filter(|(_, value)| !value.is_empty() && !value.contains('='))
+            .ok_or(ReferenceError::BadQuery)?;
+        let said = match (name, value) {
+            ("stage", "current") => Some(Version::Current),
+            ("stage", "previous") => Some(Version::Previous),
+            ("stage", "pending") => Some(Version::Pending),
+            ("stage", _) => return Err(ReferenceError::BadQuery),
+            ("version", id) => Some(Version::Id(decode(id)?)),
+            _ => None,
+        };
+        let is_new = match said {
+            Some(said) => version.replace(said).is_none(),
+            None if is_option_name(name) => options.insert(name.to_owned(), decode(value)?).is_none(),
+            None => false,
+        };
+        if !is_new {
+            return Err(ReferenceError::BadQuery);
+        }
     }
+    Ok((version.unwrap_or_default(), options))
+}
+
+fn is_option_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
 }
 
 /// Decodes once and strictly: `%` must be followed by two hex digits, the result must be UTF-8 without controls.
@@ -174,12 +205,18 @@ impl fmt::Display for SecretRef {
         if let Some(field) = self.field_text() {
             write!(f, "#{field}")?;
         }
+        let mut mark = '?';
+        let mut say = |name: &str, value: &str| {
+            let before = std::mem::replace(&mut mark, '&');
+            write!(f, "{before}{name}={}", utf8_percent_encode(value, QUERY_ESCAPES))
+        };
         match &self.version {
-            Version::Current => Ok(()),
-            Version::Previous => f.write_str("?stage=previous"),
-            Version::Pending => f.write_str("?stage=pending"),
-            Version::Id(id) => write!(f, "?version={}", utf8_percent_encode(id, QUERY_ESCAPES)),
+            Version::Current => {}
+            Version::Previous => say("stage", "previous")?,
+            Version::Pending => say("stage", "pending")?,
+            Version::Id(id) => say("version", id)?,
         }
+        self.options.iter().try_for_each(|(name, value)| say(name, value))
     }
 }
 
@@ -231,11 +268,24 @@ mod tests {
 
     #[test]
     fn the_canonical_form_parses_back_to_the_same_reference() {
-        for text in ["org://a%25b", "org://a%23b#c%2Ed.e?stage=previous", "x://ä ö?version=1%262", "aws-ssm:///a//b/"]
-        {
+        for text in [
+            "org://a%25b",
+            "org://a%23b#c%2Ed.e?stage=previous",
+            "x://ä ö?version=1%262",
+            "aws-ssm:///a//b/",
+            "gh://1?permissions=contents:read,issues:write&repositories=a%26b",
+        ] {
             let r = parsed(text);
             assert_eq!(parsed(&r.to_string()), r, "{text} -> {r}");
         }
+    }
+
+    #[test]
+    fn options_are_read_in_any_order_and_decoded() {
+        let one = parsed("gh://42?repositories=shop,api&permissions=contents:read");
+        assert_eq!(one, parsed("gh://42?permissions=contents%3Aread&repositories=shop,api"));
+        assert_eq!(one.options["repositories"], "shop,api");
+        assert_eq!(one.version, Version::Current);
     }
 
     #[test]
@@ -248,7 +298,11 @@ mod tests {
             ("org://#f", ReferenceError::EmptyPath),
             ("org://a#", ReferenceError::EmptyField),
             ("org://a#b..c", ReferenceError::EmptyField),
-            ("org://a?x=1", ReferenceError::BadQuery),
+            ("org://a?x", ReferenceError::BadQuery),
+            ("org://a?x=", ReferenceError::BadQuery),
+            ("org://a?X=1", ReferenceError::BadQuery),
+            ("org://a?x=1&x=2", ReferenceError::BadQuery),
+            ("org://a?x=1=2", ReferenceError::BadQuery),
             ("org://a?version=1&stage=current", ReferenceError::BadQuery),
             ("org://a?stage=old", ReferenceError::BadQuery),
             ("org://a?stage=previous#f", ReferenceError::QueryBeforeField),

@@ -5,24 +5,39 @@
 use broker_core::diagnostic::Diagnostic;
 use broker_core::manifest::{KnownKind, Manifest, SelectError, Wish, parse, parse_local};
 
-const INSTANCES: &[&str] = &["local", "aws-sm"];
+const INSTANCES: &[(&str, &str)] = &[("local", "local"), ("aws-sm", "aws-secrets-manager"), ("aws-sts", "aws-sts")];
+const NONE: KnownKind<'_> = KnownKind {
+    name: "",
+    keys: &[],
+    needs: &[],
+    words: &[],
+    in_manifest: true,
+    options: &[],
+    variables: &[],
+    endpoint: false,
+};
 const KINDS: &[KnownKind<'_>] = &[
-    KnownKind { name: "local", keys: &["timeout"], needs: &[], words: &[], in_manifest: true },
+    KnownKind { name: "local", keys: &["timeout"], ..NONE },
     KnownKind {
         name: "aws-secrets-manager",
         keys: &["region", "assume-role", "endpoint", "ttl", "negative-ttl", "max-stale", "timeout"],
-        needs: &[],
-        words: &[],
-        in_manifest: true,
+        ..NONE
     },
     KnownKind {
         name: "vault",
         keys: &["address", "auth"],
         needs: &["address"],
         words: &[("auth", &["token", "oidc"])],
-        in_manifest: true,
+        ..NONE
     },
-    KnownKind { name: "exec", keys: &["command", "sha256"], needs: &[], words: &[], in_manifest: false },
+    KnownKind {
+        name: "aws-sts",
+        options: &["duration"],
+        variables: &[("AWS_ACCESS_KEY_ID", "AccessKeyId"), ("AWS_SECRET_ACCESS_KEY", "SecretAccessKey")],
+        endpoint: true,
+        ..NONE
+    },
+    KnownKind { name: "exec", keys: &["command", "sha256"], in_manifest: false, ..NONE },
 ];
 
 const SHOP: &str = r#"
@@ -97,7 +112,7 @@ fn a_profile_has_its_own_secrets_and_those_it_extends() {
 #[test]
 fn a_run_is_told_which_names_it_must_not_have() {
     let only = Wish { only: vec!["STRIPE_KEY".into()], ..Wish::default() };
-    assert_eq!(shop().select(&only).unwrap().withheld, ["DATABASE_ADMIN_URL", "DATABASE_URL", "SESSION_KEY"]);
+    assert_eq!(shop().select(&only).unwrap().withheld, ["DATABASE_ADMIN_URL", "DATABASE_URL", "SESSION_KEY"].into());
 }
 
 #[test]
@@ -251,7 +266,7 @@ fn no_type_error_prints_the_value_it_is_about() {
 #[test]
 fn the_words_of_an_enumeration_are_named() {
     let text = "[project]\nname = \"a\"\n[secrets]\nA = { ref = \"local://a\", deliver = \"pigeon\" }\n";
-    assert_eq!(problems(text), ["4:36 `deliver` of `A` must be one of `env` / -"]);
+    assert_eq!(problems(text), ["4:36 `deliver` of `A` must be one of `env`, `endpoint` / -"]);
 }
 
 #[test]
@@ -331,4 +346,53 @@ fn a_word_that_a_key_does_not_know_and_a_key_that_is_missing_are_told_at_their_p
         "5:8 `auth` of kind `vault` is one of `token`, `oidc` / did you mean `token`?",
     ];
     assert_eq!(problems(text), expected);
+}
+
+fn one(secrets: &str) -> Result<Manifest, Vec<Diagnostic>> {
+    read(&format!("[project]\nname = \"shop\"\n[secrets]\n{secrets}\n"))
+}
+
+fn filled(secrets: &str) -> Vec<(String, String)> {
+    let manifest = one(secrets).unwrap();
+    let variables = manifest.secrets.values().flat_map(|secret| secret.variables.clone());
+    variables.map(|(name, field)| (name, field.join("."))).collect()
+}
+
+#[test]
+fn one_reference_fills_the_variables_that_it_names_or_those_of_its_kind() {
+    let pair = |name: &str, field: &str| (name.to_owned(), field.to_owned());
+    assert_eq!(filled("A = \"aws-sm://a#x.y\""), [pair("A", "x.y")]);
+    let named = "DB = { ref = \"aws-sm://db\", variables = { DB_USER = \"user\", DB_PASSWORD = \"a.b\" } }";
+    assert_eq!(filled(named), [pair("DB_PASSWORD", "a.b"), pair("DB_USER", "user")]);
+    let natural = [pair("AWS_ACCESS_KEY_ID", "AccessKeyId"), pair("AWS_SECRET_ACCESS_KEY", "SecretAccessKey")];
+    assert_eq!(filled("AWS = \"aws-sts://role?duration=15m\""), natural);
+    assert_eq!(filled("KEY = \"aws-sts://role#AccessKeyId\""), [pair("KEY", "AccessKeyId")]);
+}
+
+#[test]
+fn what_a_profile_does_not_select_is_withheld_with_every_variable_that_it_fills() {
+    let text = "[project]\nname = \"shop\"\n[secrets]\nA = \"aws-sm://a\"\n\
+                DB = { ref = \"aws-sm://db\", variables = { DB_USER = \"user\" } }\n[profiles.dev]\nsecrets = [\"A\"]\n";
+    let manifest = read(text).unwrap();
+    let withheld = manifest.select(&Wish::default()).unwrap().withheld;
+    assert_eq!(withheld.into_iter().collect::<Vec<_>>(), ["DB", "DB_USER"]);
+}
+
+#[test]
+fn variables_endpoints_and_options_that_make_no_sense_are_refused() {
+    for (secrets, words) in [
+        ("A = { ref = \"aws-sm://a\", deliver = \"endpoint\" }", "endpoint"),
+        ("A = { ref = \"aws-sts://a#AccessKeyId\", deliver = \"endpoint\" }", "endpoint"),
+        ("A = { ref = \"aws-sm://a#x\", variables = { B = \"y\" } }", "`variables`"),
+        ("A = { ref = \"aws-sm://a\", variables = {} }", "`variables`"),
+        ("A = { ref = \"aws-sm://a\", variables = { PATH = \"y\" } }", "`PATH` cannot be filled"),
+        ("A = { ref = \"aws-sm://a\", variables = { B = \"y..z\" } }", "empty `#field`"),
+        ("A = { ref = \"aws-sm://a\", variables = { B = \"y\" } }\nB = \"aws-sm://b\"", "filled already"),
+        ("A = { ref = \"aws-sm://a\", variables = { S = \"y\" } }\n[settings]\nS = \"1\"", "filled already"),
+        ("A = \"aws-sm://a?duration=15m\"", "unknown option of `A`"),
+        ("A = \"aws-sts://a?duratoin=15m\"", "unknown option of `A`"),
+    ] {
+        let problems = one(secrets).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.message.contains(words)), "{secrets}: {problems:?}");
+    }
 }

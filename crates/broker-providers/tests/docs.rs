@@ -65,8 +65,10 @@ fn the_manifests_on_the_pages_of_providers_are_manifests() {
         let configured = tables
             .iter()
             .filter(|block| !block.contains("[secrets]"))
-            .flat_map(|block| block.lines().filter_map(|line| line.strip_prefix("[providers.")?.split(']').next()));
-        let mut instances: Vec<&str> = KINDS.iter().filter_map(|kind| kind.scheme).collect();
+            .flat_map(|block| block.split("[providers.").skip(1))
+            .filter_map(|table| Some((table.split(']').next()?, table.split("kind = \"").nth(1)?.split('"').next()?)));
+        let mut instances: Vec<(&str, &str)> =
+            KINDS.iter().filter_map(|kind| Some((kind.scheme?, kind.kind))).collect();
         instances.extend(configured);
         for block in tables.iter().filter(|block| block.contains("[secrets]")) {
             let text = if block.contains("[project]") {
@@ -74,7 +76,7 @@ fn the_manifests_on_the_pages_of_providers_are_manifests() {
             } else {
                 format!("[project]\nname = \"x\"\n{block}")
             };
-            let others = instances.iter().filter(|name| !text.contains(&format!("[providers.{name}]"))).copied();
+            let others = instances.iter().filter(|(name, _)| !text.contains(&format!("[providers.{name}]"))).copied();
             let parsed = parse("broker.toml", &text, &others.collect::<Vec<_>>(), &kinds);
             assert!(parsed.is_ok(), "docs/providers/{}.md: {:#?}\n{text}", kind.kind, parsed.err());
             read += 1;

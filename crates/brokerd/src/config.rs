@@ -68,9 +68,11 @@ impl Config {
         self.instances.get(name).map(|(settings, _)| settings.clone()).or_else(default).map(Instance::fixed)
     }
 
-    /// Returns the names of all instances that exist without a manifest.
-    pub(crate) fn instance_names(&self) -> Vec<&str> {
-        KINDS.iter().filter_map(|kind| kind.scheme).chain(self.instances.keys().map(String::as_str)).collect()
+    /// Returns the names of all instances that exist without a manifest, each with its kind.
+    pub(crate) fn instance_kinds(&self) -> Vec<(&str, &str)> {
+        let configured = self.instances.iter().map(|(name, (settings, _))| (name.as_str(), settings.kind.as_str()));
+        // The first one of a name counts, and what is configured goes before a default.
+        configured.chain(KINDS.iter().filter_map(|kind| Some((kind.scheme?, kind.kind)))).collect()
     }
 
     /// Returns how long to stay without work.

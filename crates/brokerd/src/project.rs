@@ -77,7 +77,7 @@ fn read(bytes: &ManifestBytes, config: &Config) -> Result<Project, Refusal> {
     let shown = |name: &str| bytes.path.file_name().map_or(name.to_owned(), |file| file.to_string_lossy().into_owned());
     let kinds: Vec<_> = KINDS.iter().map(Kind::known).collect();
     let manifest =
-        parse(&shown("broker.toml"), &bytes.text, &config.instance_names(), &kinds).map_err(Refusal::Text)?;
+        parse(&shown("broker.toml"), &bytes.text, &config.instance_kinds(), &kinds).map_err(Refusal::Text)?;
     let narrowing = match &bytes.local {
         Some(local) => {
             let known = manifest.secrets.keys().map(String::as_str);

@@ -10,7 +10,8 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::{Deliver, ProfileTable, ProjectTable, SECTIONS, SecretTable};
+pub use super::file::Deliver;
+use super::file::{ProfileTable, ProjectTable, SECTIONS, SecretTable};
 use super::literal::looks_secret;
 use super::read::{Reader, printable, read_table, section};
 use crate::diagnostic::Diagnostic;
@@ -53,6 +54,10 @@ pub struct Project {
 pub struct Secret {
     /// Where its value is.
     pub reference: SecretRef,
+    /// The variables that it fills, ordered, each with the field that it gets. Mostly one: its own name.
+    pub variables: Vec<(String, Vec<String>)>,
+    /// How it reaches the child.
+    pub deliver: Deliver,
     /// Whether nothing runs without it.
     pub required: bool,
     /// What it is for.
@@ -75,7 +80,7 @@ pub struct Profile {
 }
 
 /// One kind of provider, as far as a manifest is concerned.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct KnownKind<'a> {
     /// Its name.
     pub name: &'a str,
@@ -87,6 +92,12 @@ pub struct KnownKind<'a> {
     pub words: &'a [(&'a str, &'a [&'a str])],
     /// Whether a manifest may configure an instance of it.
     pub in_manifest: bool,
+    /// What its references may say behind `?`, besides a version.
+    pub options: &'a [&'a str],
+    /// The variables that a whole reference of it fills, each with the field that it gets; empty for the one of its name.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// Whether the daemon can serve it as an endpoint.
+    pub endpoint: bool,
 }
 
 impl KnownKind<'_> {
@@ -119,11 +130,16 @@ impl KnownKind<'_> {
 }
 
 /// Reads a manifest. `file` is its name in diagnostics; `known` are the instances that exist without it (the default
-/// ones and those of the user's and the machine's configuration), `kinds` the kinds of provider.
+/// ones and those of the user's and the machine's configuration) with their kinds, `kinds` the kinds of provider.
 ///
 /// # Errors
 /// Every problem of the text, in its order.
-pub fn parse(file: &str, text: &str, known: &[&str], kinds: &[KnownKind<'_>]) -> Result<Manifest, Vec<Diagnostic>> {
+pub fn parse(
+    file: &str,
+    text: &str,
+    known: &[(&str, &str)],
+    kinds: &[KnownKind<'_>],
+) -> Result<Manifest, Vec<Diagnostic>> {
     let mut reader = Reader::new(file, text);
     if text.len() > MAX_MANIFEST_BYTES {
         reader.report(0..0, format!("the manifest is larger than {MAX_MANIFEST_BYTES} bytes"), None);
@@ -142,8 +158,11 @@ pub fn parse(file: &str, text: &str, known: &[&str], kinds: &[KnownKind<'_>]) ->
         settings: settings(&mut reader, &mut document),
         profiles: BTreeMap::new(),
     };
-    let instances: Vec<&str> = known.iter().copied().chain(manifest.providers.keys().map(String::as_str)).collect();
+    let kind = |name: &str| kinds.iter().find(|kind| kind.name == name).copied().unwrap_or_default();
+    let own = manifest.providers.iter().map(|(name, settings)| (name.as_str(), kind(&settings.kind)));
+    let instances: Vec<_> = known.iter().map(|(name, of)| (*name, kind(of))).chain(own).collect();
     let (secrets, names) = secrets(&mut reader, &mut document, &instances);
+    check_variables(&mut reader, &secrets, &manifest.settings, &names);
     for name in manifest.settings.keys().filter(|name| names.contains_key(*name)) {
         reader.report(
             names[name].clone(),
@@ -191,7 +210,7 @@ fn project(reader: &mut Reader<'_>, document: &mut DeTable<'_>) -> (Project, Ran
 fn providers(
     reader: &mut Reader<'_>,
     document: &mut DeTable<'_>,
-    known: &[&str],
+    known: &[(&str, &str)],
     kinds: &[KnownKind<'_>],
 ) -> BTreeMap<String, InstanceSettings> {
     let mut all = BTreeMap::new();
@@ -208,7 +227,7 @@ fn providers(
             reader.report(span, format!("{what} must be a table"), None);
             continue;
         };
-        if known.contains(&name.as_str()) && table.contains_key("kind") {
+        if known.iter().any(|(known, _)| *known == name) && table.contains_key("kind") {
             let hint = "give the instance another name, or leave the table out to use the one that exists".to_owned();
             reader.report(key.span(), format!("`{name}` is a reserved or already configured instance"), Some(hint));
         }
@@ -280,10 +299,13 @@ fn check_variable(reader: &mut Reader<'_>, key: &Spanned<toml::de::DeString<'_>>
 
 type Names = BTreeMap<String, Range<usize>>;
 
+/// An instance that references can name, and its kind.
+type Known<'k> = (&'k str, KnownKind<'k>);
+
 fn secrets(
     reader: &mut Reader<'_>,
     document: &mut DeTable<'_>,
-    instances: &[&str],
+    instances: &[Known<'_>],
 ) -> (BTreeMap<String, Secret>, Names) {
     let mut all = BTreeMap::new();
     let mut names = Names::new();
@@ -293,8 +315,10 @@ fn secrets(
         names.insert(name.clone(), key.span());
         let span = value.span();
         let secret = match value.into_inner() {
-            DeValue::String(text) => reference(reader, &name, &text, span, instances).map(|reference| Secret {
+            DeValue::String(text) => reference(reader, &name, &text, span, instances).map(|(reference, kind)| Secret {
+                variables: filled(&name, &reference, &kind),
                 reference,
+                deliver: Deliver::Env,
                 required: true,
                 description: None,
                 generate: None,
@@ -321,12 +345,11 @@ fn detailed(
     name: &str,
     table: DeTable<'_>,
     span: Range<usize>,
-    instances: &[&str],
+    instances: &[Known<'_>],
 ) -> Option<Secret> {
     let spans: BTreeMap<_, _> = table.iter().map(|(k, v)| (k.get_ref().to_string(), v.span())).collect();
     let read = read_table::<SecretTable>(reader, &printable(name), span.clone(), table)?;
     let place = |key: &str| spans.get(key).cloned().unwrap_or(span.clone());
-    let (Some(Deliver::Env) | None) = read.deliver;
     let generate = read.generate.and_then(|text| match text.parse::<Generate>() {
         Ok(generate) => Some(generate),
         Err(error) => {
@@ -334,31 +357,105 @@ fn detailed(
             None
         }
     });
-    let reference = reference(reader, name, &read.reference, place("ref"), instances)?;
+    let (reference, kind) = reference(reader, name, &read.reference, place("ref"), instances)?;
+    let deliver = read.deliver.unwrap_or_default();
+    if deliver == Deliver::Endpoint && (!kind.endpoint || !reference.field.is_empty() || read.variables.is_some()) {
+        let hint = "leave `deliver` out, or refer to a whole credential of a cloud such as `aws-sts://ROLE`".to_owned();
+        reader.report(place("deliver"), "nothing can be served as an endpoint here".into(), Some(hint));
+    }
+    let variables = match &read.variables {
+        None => filled(name, &reference, &kind),
+        Some(variables) => fields(reader, variables, &reference, place("variables"))?,
+    };
     if generate.is_some() && (reference.instance != "local" || !reference.field.is_empty()) {
         let hint = "write `ref = \"local://...\"` without a `#field`, or store a value yourself".to_owned();
         reader.report(place("generate"), "only the embedded store `local` generates values".into(), Some(hint));
     }
-    Some(Secret { reference, required: read.required.unwrap_or(true), description: read.description, generate })
+    let (required, description) = (read.required.unwrap_or(true), read.description);
+    Some(Secret { reference, variables, deliver, required, description, generate })
 }
 
-fn reference(
+/// Returns the variables that a reference fills when nothing is said: those of its kind, or the one of its name.
+fn filled(name: &str, reference: &SecretRef, kind: &KnownKind<'_>) -> Vec<(String, Vec<String>)> {
+    if kind.variables.is_empty() || !reference.field.is_empty() {
+        return vec![(name.to_owned(), reference.field.clone())];
+    }
+    kind.variables.iter().map(|(variable, field)| ((*variable).to_owned(), vec![(*field).to_owned()])).collect()
+}
+
+/// Reads `variables = { NAME = "field" }`.
+fn fields(
+    reader: &mut Reader<'_>,
+    variables: &BTreeMap<String, String>,
+    reference: &SecretRef,
+    span: Range<usize>,
+) -> Option<Vec<(String, Vec<String>)>> {
+    if !reference.field.is_empty() || variables.is_empty() {
+        let hint = "write `ref` without a `#field`, and `variables = { NAME = \"field\" }`".to_owned();
+        reader.report(span, "`variables` names a field for each variable".into(), Some(hint));
+        return None;
+    }
+    let field = |(name, field): (&String, &String)| match crate::reference::parse_field(field) {
+        Ok(field) if is_variable_name(name) && !is_reserved(name) => Some((name.clone(), field)),
+        Ok(_) => {
+            let problem = format!("{} cannot be filled: it is reserved, or names no variable", printable(name));
+            reader.report(span.clone(), problem, None);
+            None
+        }
+        Err(error) => {
+            reader.report(span.clone(), format!("{}: {error}", printable(name)), None);
+            None
+        }
+    };
+    variables.iter().map(field).collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Reports variables that two entries would fill.
+fn check_variables(
+    reader: &mut Reader<'_>,
+    secrets: &BTreeMap<String, Secret>,
+    settings: &BTreeMap<String, String>,
+    names: &Names,
+) {
+    let mut filled: BTreeMap<&str, &str> = BTreeMap::new();
+    for (name, secret) in secrets {
+        for (variable, _) in secret.variables.iter().filter(|_| secret.deliver == Deliver::Env) {
+            let other = filled.insert(variable, name);
+            // What is named like it itself is told elsewhere.
+            let is_setting = variable != name && settings.contains_key(variable);
+            if other.is_some() || is_setting {
+                let problem = format!("{} fills {}, which is filled already", printable(name), printable(variable));
+                let hint = "name the variables of one of them with `variables = { NAME = \"field\" }`".to_owned();
+                reader.report(names.get(name).cloned().unwrap_or_default(), problem, Some(hint));
+            }
+        }
+    }
+}
+
+fn reference<'k>(
     reader: &mut Reader<'_>,
     name: &str,
     text: &str,
     span: Range<usize>,
-    instances: &[&str],
-) -> Option<SecretRef> {
+    instances: &[Known<'k>],
+) -> Option<(SecretRef, KnownKind<'k>)> {
     let shown = printable(name);
     match text.parse::<SecretRef>() {
-        Ok(reference) if instances.contains(&reference.instance.as_str()) => Some(reference),
         Ok(reference) => {
+            if let Some((_, kind)) = instances.iter().find(|(instance, _)| *instance == reference.instance) {
+                let foreign = reference.options.keys().find(|option| !kind.options.contains(&option.as_str()));
+                if let Some(option) = foreign {
+                    reader.unknown(span, &format!("option of {shown}"), option, kind.options.iter().copied());
+                    return None;
+                }
+                return Some((reference, *kind));
+            }
             // A connection string is a literal too, whatever its scheme: name the scheme, never the rest.
             if reader.is_full() {
                 reader.report(span, String::new(), None);
                 return None;
             }
-            let hint = match nearest(&reference.instance, instances.iter().copied().take(100)) {
+            let hint = match nearest(&reference.instance, instances.iter().map(|(name, _)| *name).take(100)) {
                 Some(near) => format!("did you mean `{near}://`?"),
                 None => format!(
                     "add `[providers.{}]`, or, if this is the value itself, store it and write its reference",

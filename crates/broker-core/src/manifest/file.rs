@@ -56,18 +56,24 @@ pub(super) struct SecretTable {
     pub(super) required: Option<bool>,
     /// What it is for, for people.
     pub(super) description: Option<String>,
-    /// How it reaches the child. `env` is what this version can do.
+    /// How it reaches the child (default `env`).
     pub(super) deliver: Option<Deliver>,
+    /// The variables to fill, where it is several: each with the field that it gets, `name` or `a.b`.
+    pub(super) variables: Option<BTreeMap<String, String>>,
     /// How the embedded store makes the value on first use: `hex:N`, `base64:N`, `alnum:N` or `uuid`.
     pub(super) generate: Option<String>,
 }
 
 /// How a value reaches the child.
-#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Deliver {
-    /// As an environment variable.
+pub enum Deliver {
+    /// As environment variables.
+    #[default]
     Env,
+    /// Served by the daemon to this command alone, fresh for as long as it runs: for credentials of a cloud that end before
+    /// the command does.
+    Endpoint,
 }
 
 #[derive(Deserialize, JsonSchema)]

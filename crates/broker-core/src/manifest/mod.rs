@@ -7,7 +7,7 @@ mod local;
 mod read;
 mod select;
 
-pub use check::{KnownKind, MAX_MANIFEST_BYTES, Manifest, Profile, Project, Secret, parse};
+pub use check::{Deliver, KnownKind, MAX_MANIFEST_BYTES, Manifest, Profile, Project, Secret, parse};
 pub use file::{schema, user_config_schema};
 pub use literal::looks_secret;
 pub use local::{Narrowing, parse_local};

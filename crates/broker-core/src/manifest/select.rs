@@ -33,7 +33,7 @@ pub struct Selection<'m> {
     /// The selected secrets, by variable name, ordered.
     pub secrets: Vec<(&'m str, &'m Secret)>,
     /// Names of the manifest that this run must not have, even from its parent.
-    pub withheld: Vec<&'m str>,
+    pub withheld: BTreeSet<&'m str>,
     /// How long the grant lasts at most.
     pub ttl: Duration,
 }
@@ -85,6 +85,11 @@ impl SelectError {
     }
 }
 
+/// Returns the name of an entry and of every variable that it fills.
+fn names_of<'m>(name: &'m str, secret: &'m Secret) -> impl Iterator<Item = &'m str> {
+    std::iter::once(name).chain(secret.variables.iter().map(|(variable, _)| variable.as_str()))
+}
+
 impl Manifest {
     /// Returns the name of the profile that is used when none is named.
     ///
@@ -128,7 +133,7 @@ impl Manifest {
         Ok(Selection {
             profile: profile.to_owned(),
             secrets: selected,
-            withheld: withheld.into_iter().map(|(n, _)| n).collect(),
+            withheld: withheld.into_iter().flat_map(|(name, secret)| names_of(name, secret)).collect(),
             ttl,
         })
     }
