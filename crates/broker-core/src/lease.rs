@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn an_id_is_read_back_and_nothing_else_is() {
         let id = LeaseId::from_random([255; 24]);
-        assert_eq!(id.as_str().parse(), Ok(id.clone()));
+        assert_eq!(id.as_str().parse(), Ok(id));
         for text in ["", "l-", "l-short", "x-aaaaaaaaaaaaaaaaaaaaaaaa", "l-aaaaaaaaaaaaaaaaaaaaaaa/"] {
             assert_eq!(text.parse::<LeaseId>(), Err(LeaseIdError), "{text}");
         }

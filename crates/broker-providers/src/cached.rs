@@ -14,11 +14,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use broker_core::instance::Timing;
 use broker_core::reference::SecretRef;
+use broker_core::scope::Scope;
 use broker_core::secret::SecretValue;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::clock::Stamp;
 use crate::flight::{Brought, Flight, Landing, Pilot};
+use crate::issue::{Ending, Issued, Order, SessionPolicy};
 use crate::provider::{
     Capabilities, Described, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider, ProviderError, Retry,
 };
@@ -66,6 +69,7 @@ enum Answer {
 }
 
 /// What one reference of a fetch waits for.
+#[expect(clippy::large_enum_variant, reason = "on a warm run all are done: a box would cost each an allocation")]
 enum Wait {
     Done(Result<Fetched, ProviderError>),
     For(Arc<Flight>),
@@ -160,6 +164,36 @@ impl Provider for Cached {
         let done = self.cache.below.demote(reference, deadline).await;
         self.cache.empty();
         done
+    }
+
+    fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
+        self.cache.below.narrowed(scope)
+    }
+
+    fn session_policies(&self) -> Vec<SessionPolicy> {
+        self.cache.below.session_policies()
+    }
+
+    async fn issues(&self, references: &[SecretRef], deadline: Instant) -> Vec<bool> {
+        self.cache.below.issues(references, deadline).await
+    }
+
+    async fn issue(
+        &self,
+        references: &[SecretRef],
+        order: &Order,
+        deadline: Instant,
+    ) -> Vec<Result<Issued, ProviderError>> {
+        // Of one run alone: neither held nor shared.
+        self.cache.below.issue(references, order, deadline).await
+    }
+
+    async fn renew(&self, ending: &Ending, left: Duration, deadline: Instant) -> Result<Timestamp, ProviderError> {
+        self.cache.below.renew(ending, left, deadline).await
+    }
+
+    async fn revoke(&self, ending: &Ending, deadline: Instant) -> Result<(), ProviderError> {
+        self.cache.below.revoke(ending, deadline).await
     }
 
     fn forget(&self) {

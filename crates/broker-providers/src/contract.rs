@@ -88,7 +88,13 @@ pub async fn check(fixture: &Fixture) {
 impl Fixture {
     fn reference(&self, name: &str) -> SecretRef {
         let path = (self.path)(&format!("{}/{name}", self.prefix));
-        SecretRef { instance: self.instance.clone(), path, field: Vec::new(), version: Version::Current }
+        SecretRef {
+            instance: self.instance.clone(),
+            path,
+            field: Vec::new(),
+            version: Version::Current,
+            options: Default::default(),
+        }
     }
 
     async fn put(&self, reference: &SecretRef, value: &[u8]) -> Option<String> {

@@ -48,6 +48,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: true,
     pending: false,
     promote: true,
+    issues: false,
     batch: BATCH,
 };
 
@@ -313,6 +314,7 @@ impl Provider for Exec {
             previous: known.knows("previous"),
             // Written is only what is current.
             pending: false,
+            issues: false,
             promote: known.can("put") && known.versions && known.knows("previous"),
             batch: BATCH,
         }

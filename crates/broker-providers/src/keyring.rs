@@ -39,6 +39,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: false,
     pending: false,
     promote: false,
+    issues: false,
     batch: usize::MAX,
 };
 

@@ -42,6 +42,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: true,
     pending: false,
     promote: true,
+    issues: false,
     batch: usize::MAX,
 };
 

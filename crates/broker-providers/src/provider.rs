@@ -5,13 +5,19 @@
 //! `deadline`, retries included. Wrappers such as the cache are providers themselves.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use broker_core::code::ErrorCode;
+use broker_core::lease::LeaseId;
 use broker_core::reference::{SecretRef, Version};
+use broker_core::scope::Scope;
 use broker_core::secret::{SecretValue, SharedValue};
+use jiff::Timestamp;
 use tokio::time::Instant;
+
+use crate::issue::{Ending, Issued, Order, SessionPolicy};
 
 /// What a kind of provider can do, as data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +38,9 @@ pub struct Capabilities {
     pub pending: bool,
     /// `promote` and `demote` work.
     pub promote: bool,
+    /// What its references name is issued for each run and never stored. (A kind where that depends on the reference
+    /// answers [`Provider::issues`].)
+    pub issues: bool,
     /// How many references one call fetches; 1 for a manager that cannot batch.
     pub batch: usize,
 }
@@ -49,6 +58,7 @@ impl Capabilities {
             (self.previous, "previous"),
             (self.pending, "pending"),
             (self.promote, "promote"),
+            (self.issues, "issue"),
             (self.batch > 1, "batch"),
         ];
         words.into_iter().filter(|(can, _)| *can).map(|(_, word)| word).collect()
@@ -64,6 +74,8 @@ pub struct FetchOptions {
     pub refresh: bool,
     /// Never ask the manager: serve what is held, within `max-stale`.
     pub offline: bool,
+    /// The run that it is for, if it is for one: managers that keep a log are told.
+    pub lease: Option<LeaseId>,
 }
 
 /// What a listing selects.
@@ -79,7 +91,7 @@ impl FetchOptions {
     /// Returns the ordinary way to fetch, to be done within `budget`.
     #[must_use]
     pub fn within(budget: Duration) -> Self {
-        Self { deadline: Instant::now() + budget, refresh: false, offline: false }
+        Self { deadline: Instant::now() + budget, refresh: false, offline: false, lease: None }
     }
 }
 
@@ -302,7 +314,7 @@ pub trait Provider: Send + Sync + fmt::Debug {
         if reference.version == Version::Current || !self.capabilities().promote {
             return Err(unsupported(reference, "there is no version to promote"));
         }
-        let options = FetchOptions { deadline, refresh: true, offline: false };
+        let options = FetchOptions { deadline, refresh: true, offline: false, lease: None };
         let mut fetched = self.fetch(std::slice::from_ref(reference), options).await;
         let found =
             fetched.pop().unwrap_or_else(|| Err(unsupported(reference, "the provider gave no answer for it")))?;
@@ -328,8 +340,71 @@ pub trait Provider: Send + Sync + fmt::Debug {
         }
     }
 
+    /// Returns this provider narrowed to what one scope needs, with a session of its own at the manager; nothing where its
+    /// settings, or its manager, know no narrower session. Quick, and reaches nobody.
+    ///
+    /// # Errors
+    /// A reference that no session can be cut for.
+    fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
+        let _ = scope;
+        Ok(None)
+    }
+
+    /// Returns what a narrowed provider's session is cut by, exactly as the manager gets it.
+    fn session_policies(&self) -> Vec<SessionPolicy> {
+        Vec::new()
+    }
+
+    /// Tells which references name what is issued for each run, and not stored; in their order. What cannot be told is
+    /// fetched, and that says why.
+    async fn issues(&self, references: &[SecretRef], deadline: Instant) -> Vec<bool> {
+        let _ = deadline;
+        vec![self.capabilities().issues; references.len()]
+    }
+
+    /// Issues what several references name, for one run. One result per reference, in their order; what was issued beside
+    /// one that failed is the caller's to end.
+    async fn issue(
+        &self,
+        references: &[SecretRef],
+        order: &Order,
+        deadline: Instant,
+    ) -> Vec<Result<Issued, ProviderError>> {
+        let _ = (order, deadline);
+        references.iter().map(|reference| Err(unsupported(reference, "nothing is issued here"))).collect()
+    }
+
+    /// Prolongs what was issued, for a run that may last `left` longer, and returns when it ends now.
+    ///
+    /// # Errors
+    /// The manager no longer knows it, cannot prolong it, or cannot be asked.
+    async fn renew(&self, ending: &Ending, left: Duration, deadline: Instant) -> Result<Timestamp, ProviderError> {
+        let _ = (left, deadline);
+        Err(not_issued(ending))
+    }
+
+    /// Ends what was issued. Ending what has ended is no error.
+    ///
+    /// # Errors
+    /// The manager cannot be asked, or refuses.
+    async fn revoke(&self, ending: &Ending, deadline: Instant) -> Result<(), ProviderError> {
+        let _ = deadline;
+        Err(not_issued(ending))
+    }
+
     /// Forgets everything held in memory: values, negatives, sign-ins, keys.
     fn forget(&self);
+}
+
+fn not_issued(ending: &Ending) -> ProviderError {
+    ProviderError {
+        kind: ErrorKind::Unsupported,
+        instance: ending.about.name.clone(),
+        reference: ending.about.references.first().cloned(),
+        cause: "nothing is issued here".to_owned(),
+        hint: None,
+        retry: Retry::Never,
+    }
 }
 
 /// Returns the failure of a provider that cannot do what was asked.

@@ -12,12 +12,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker_core::instance::{InstanceSettings, Words};
+use broker_core::lease::LeaseId;
 use broker_core::manifest::KnownKind;
+use broker_core::scope::{Scope, SessionId};
 use broker_core::sign_in::{SignIn, travels};
+use serde::{Deserialize, Serialize};
 
 use crate::aws::http::Transport;
 use crate::cached::Cached;
 use crate::file_stamp::FilesStamp;
+use crate::issue::Ledger;
 use crate::local::LocalStore;
 use crate::login::Login;
 use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
@@ -62,10 +66,25 @@ pub struct Kind {
     pub capabilities: Capabilities,
     /// Whether fetched values are held for the instance's `ttl`. Not for a store that is at hand anyway.
     pub cached: bool,
+    /// What its references may say behind `?`, besides a version.
+    pub options: &'static [&'static str],
+    /// The variables that a whole reference of it fills, each with its field; empty for the one of its name.
+    pub variables: &'static [(&'static str, &'static str)],
+    /// How the daemon can serve what it issues as an endpoint, if it can.
+    pub endpoint: Option<Endpoint>,
     /// Opens an instance for one identity. Quick, and reaches nobody: sign-in happens with the first request.
     pub open: fn(&Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError>,
     /// Opens the instance's way for a person to sign in; nothing where the settings name none.
     pub(crate) login: OpenLogin,
+}
+
+/// The protocols by which a program asks its machine for the credentials of a cloud.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// That of containers on AWS: `AWS_CONTAINER_CREDENTIALS_FULL_URI` and its token.
+    AwsContainer,
+    /// The metadata server of Google Cloud: `GCE_METADATA_HOST`.
+    GceMetadata,
 }
 
 /// Opens a way to sign in, if the settings name one.
@@ -87,20 +106,25 @@ pub const KINDS: &[Kind] = &[
             "region",
             "replicas",
             "profile",
-            "session",
+            "sso-session",
             "assume-role",
+            "session",
+            "session-ttl",
             "external-id",
             "endpoint",
             "endpoint-sts",
             "endpoint-sso"
         ],
         needs: &[],
-        words: &[],
+        words: &[("session", &["per-scope", "per-run"])],
         sign_in_env: aws::sign_in::SIGN_IN_ENV,
         bootstrap_env: aws::sign_in::BOOTSTRAP_ENV,
         sign_in_files: aws::profile::stamp,
         capabilities: aws::sm::CAPABILITIES,
         cached: true,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: aws::sm::open,
         login: aws::login::open,
     },
@@ -112,20 +136,25 @@ pub const KINDS: &[Kind] = &[
         keys: with_timing![
             "region",
             "profile",
-            "session",
+            "sso-session",
             "assume-role",
+            "session",
+            "session-ttl",
             "external-id",
             "endpoint",
             "endpoint-sts",
             "endpoint-sso"
         ],
         needs: &[],
-        words: &[],
+        words: &[("session", &["per-scope", "per-run"])],
         sign_in_env: aws::sign_in::SIGN_IN_ENV,
         bootstrap_env: aws::sign_in::BOOTSTRAP_ENV,
         sign_in_files: aws::profile::stamp,
         capabilities: aws::ssm::CAPABILITIES,
         cached: true,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: aws::ssm::open,
         login: aws::login::open,
     },
@@ -142,6 +171,9 @@ pub const KINDS: &[Kind] = &[
         sign_in_files: gcp::sm::stamp,
         capabilities: gcp::sm::CAPABILITIES,
         cached: true,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: gcp::sm::open,
         login: no_login,
     },
@@ -152,12 +184,18 @@ pub const KINDS: &[Kind] = &[
         in_manifest: true,
         keys: vault::KEYS,
         needs: &["address"],
-        words: &[("auth", &["token", "approle", "userpass", "jwt", "oidc", "kubernetes"])],
+        words: &[
+            ("auth", &["token", "approle", "userpass", "jwt", "oidc", "kubernetes"]),
+            ("session", &["shared", "per-scope", "per-run"]),
+        ],
         sign_in_env: vault::SIGN_IN_ENV,
         bootstrap_env: vault::BOOTSTRAP_ENV,
         sign_in_files: vault::stamp,
         capabilities: vault::CAPABILITIES,
         cached: true,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: vault::open,
         login: vault::login,
     },
@@ -174,6 +212,9 @@ pub const KINDS: &[Kind] = &[
         sign_in_files: azure::kv::stamp,
         capabilities: azure::kv::CAPABILITIES,
         cached: true,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: azure::kv::open,
         login: azure::kv::login,
     },
@@ -190,6 +231,9 @@ pub const KINDS: &[Kind] = &[
         sign_in_files: |_| FilesStamp::default(),
         capabilities: crate::keyring::CAPABILITIES,
         cached: false,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: crate::keyring::open,
         login: no_login,
     },
@@ -206,6 +250,9 @@ pub const KINDS: &[Kind] = &[
         sign_in_files: |_| FilesStamp::default(),
         capabilities: crate::local::CAPABILITIES,
         cached: false,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: crate::local::open,
         login: no_login,
     },
@@ -222,6 +269,9 @@ pub const KINDS: &[Kind] = &[
         sign_in_files: |_| FilesStamp::default(),
         capabilities: crate::exec::CAPABILITIES,
         cached: true,
+        options: &[],
+        variables: &[],
+        endpoint: None,
         open: crate::exec::open,
         login: no_login,
     },
@@ -248,8 +298,9 @@ impl Kind {
     /// Returns it as far as a manifest is concerned.
     #[must_use]
     pub fn known(&self) -> KnownKind<'static> {
-        let Self { kind, keys, needs, words, in_manifest, .. } = *self;
-        KnownKind { name: kind, keys, needs, words, in_manifest }
+        let Self { kind, keys, needs, words, in_manifest, options, variables, .. } = *self;
+        let endpoint = self.endpoint.is_some();
+        KnownKind { name: kind, keys, needs, words, in_manifest, options, variables, endpoint }
     }
 
     /// Returns the keys that `settings` says and this kind does not understand.
@@ -301,10 +352,11 @@ pub struct Shared {
     pub(crate) http: Pool,
     pub(crate) sign_ins: Arc<SignIns>,
     pub(crate) local: LocalStore,
+    pub(crate) ledger: Arc<dyn Ledger>,
 }
 
 /// The settings of an instance and who says so.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Instance {
     /// What is said.
     pub settings: InstanceSettings,
@@ -326,6 +378,14 @@ impl Instance {
     }
 }
 
+impl Opening<'_> {
+    /// Returns the instance as it is opened.
+    #[must_use]
+    pub fn as_instance(&self) -> Instance {
+        Instance { settings: self.settings.clone(), fixed: self.fixed }
+    }
+}
+
 /// What the registry needs to know of the machine.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -333,6 +393,8 @@ pub struct Context {
     pub data_dir: PathBuf,
     /// Whether the keyring of the operating system may be used.
     pub keyring: bool,
+    /// Where credentials stand that have to be ended.
+    pub ledger: Arc<dyn Ledger>,
 }
 
 /// The open instances of all identities.
@@ -344,6 +406,7 @@ pub struct Registry {
 #[derive(Default)]
 struct OpenSet {
     providers: HashMap<Key, Open>,
+    narrowed: HashMap<NarrowKey, Narrowed>,
     calls: HashMap<String, Arc<AtomicU64>>,
     /// Rises with every use: the order of use.
     uses: u64,
@@ -354,6 +417,18 @@ struct Key {
     name: String,
     instance: Instance,
     identity: [u8; 32],
+}
+
+/// A narrow session is of one instance, one identity and one scope.
+type NarrowKey = (String, [u8; 32], SessionId);
+
+/// An instance narrowed to one scope.
+struct Narrowed {
+    /// What it was narrowed from: another one means other settings or another sign-in.
+    from: Arc<dyn Provider>,
+    opened: Opened,
+    cached: Arc<Cached>,
+    last_use: u64,
 }
 
 struct Open {
@@ -370,7 +445,8 @@ impl Registry {
     pub fn new(context: Context) -> Self {
         let sign_ins = Arc::new(SignIns::new(context.data_dir.clone(), context.keyring));
         let local = LocalStore::new(context.data_dir, context.keyring);
-        let shared = Shared { transport: Transport::default(), http: Pool::default(), sign_ins, local };
+        let (transport, http, ledger) = (Transport::default(), Pool::default(), context.ledger);
+        let shared = Shared { transport, http, sign_ins, local, ledger };
         Self { shared, open: Mutex::default() }
     }
 
@@ -424,6 +500,50 @@ impl Registry {
         Ok(opened)
     }
 
+    /// Opens the instance `name` narrowed to what `scope` needs of it, or as it is where it knows no narrower session. A
+    /// narrow session of one run alone is kept for nobody: it has no cache either.
+    ///
+    /// # Errors
+    /// Those of [`Registry::open`], and a reference that no session can be cut for.
+    pub fn open_for(
+        &self,
+        name: &str,
+        instance: &Instance,
+        sign_in: &SignIn,
+        scope: &Arc<Scope>,
+        lease: Option<LeaseId>,
+    ) -> Result<Opened, ProviderError> {
+        let base = self.open(name, instance, sign_in)?;
+        if let Some(lease) = lease.filter(|_| instance.settings.session.as_deref() == Some("per-run")) {
+            let narrowed = base.provider.narrowed(&Arc::new(scope.of_run(lease)))?;
+            return Ok(narrowed.map_or(base.clone(), |provider| Opened { provider, ..base }));
+        }
+        let kind = known_kind(name, instance)?;
+        let identity = sign_in.only(&kind.sign_in_names(&instance.settings)).digest();
+        let key = (name.to_owned(), identity, scope.session);
+        let mut open = self.lock();
+        open.uses += 1;
+        let now = open.uses;
+        if let Some(known) = open.narrowed.get_mut(&key).filter(|known| Arc::ptr_eq(&known.from, &base.provider)) {
+            known.last_use = now;
+            return Ok(known.opened.clone());
+        }
+        let Some(provider) = base.provider.narrowed(scope)? else { return Ok(base) };
+        let cached = Arc::new(Cached::new(name, provider, base.timing));
+        let opened = Opened { provider: Arc::clone(&cached) as _, timing: base.timing };
+        if open.narrowed.len() >= MAX_OPEN {
+            let oldest = open.narrowed.iter().min_by_key(|(_, entry)| entry.last_use).map(|(key, _)| key.clone());
+            if let Some(gone) = oldest.and_then(|key| open.narrowed.remove(&key)) {
+                gone.cached.forget();
+            }
+        }
+        let narrowed = Narrowed { from: base.provider, opened: opened.clone(), cached, last_use: now };
+        if let Some(gone) = open.narrowed.insert(key, narrowed) {
+            gone.cached.forget();
+        }
+        Ok(opened)
+    }
+
     /// Returns the way for a person to sign in to an instance, if it has one.
     ///
     /// # Errors
@@ -445,9 +565,15 @@ impl Registry {
 
     /// Forgets the values of every instance: somebody signed in or out, and what was fetched before is not theirs.
     pub fn forget_values(&self) {
-        let all = std::mem::take(&mut self.lock().providers);
+        let (all, narrowed) = {
+            let mut open = self.lock();
+            (std::mem::take(&mut open.providers), std::mem::take(&mut open.narrowed))
+        };
         for open in all.into_values() {
             open.forget();
+        }
+        for open in narrowed.into_values() {
+            open.cached.forget();
         }
     }
 
@@ -478,7 +604,9 @@ impl Registry {
     /// Returns the number of values held in memory.
     #[must_use]
     pub fn held_values(&self) -> usize {
-        self.lock().providers.values().filter_map(|open| open.cached.as_ref()).map(|cached| cached.held()).sum()
+        let open = self.lock();
+        let whole = open.providers.values().filter_map(|open| open.cached.as_ref());
+        whole.chain(open.narrowed.values().map(|open| &open.cached)).map(|cached| cached.held()).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, OpenSet> {

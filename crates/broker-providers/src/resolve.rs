@@ -10,11 +10,12 @@ use std::sync::Arc;
 use broker_core::instance::Timing;
 use broker_core::reference::SecretRef;
 use broker_core::secret::SharedValue;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 
 use crate::field::Document;
-use crate::provider::{ErrorKind, FetchOptions, Fetched, Provider, ProviderError, Retry};
+use crate::issue::{Credential, Issued, Order};
+use crate::provider::{ErrorKind, FetchOptions, Fetched, Provider, ProviderError, Retry, unsupported};
 
 /// An instance ready to be asked.
 #[derive(Clone, Debug)]
@@ -27,13 +28,24 @@ pub struct Opened {
 
 /// How the references are fetched.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ResolveOptions {
+pub struct ResolveOptions<'o> {
     /// Ask the managers even for what is held (`--refresh`).
     pub refresh: bool,
     /// Never ask a manager (`--offline`).
     pub offline: bool,
     /// When the caller gives up, if before an instance's own `timeout`.
     pub deadline: Option<Instant>,
+    /// For which run, and how what is issued for it is ordered. Without one nothing is issued.
+    pub run: Option<&'o Run>,
+}
+
+/// One run that secrets are resolved for.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What it orders, but for the key of an instance.
+    pub order: Order,
+    /// The values behind the `key`s of the instances that have one, by instance.
+    pub keys: HashMap<String, SharedValue>,
 }
 
 /// The value of one reference.
@@ -47,14 +59,17 @@ pub struct Resolved {
     pub fetched_at: Instant,
     /// Set when it is older than its `ttl` and served because the manager is away.
     pub stale: bool,
+    /// The credential that it belongs to, where it was issued for this run.
+    pub credential: Option<Arc<Credential>>,
 }
 
 /// Fetches `references`; `open` turns the name of an instance into its provider and is called once per instance.
 ///
-/// The result at each place belongs to the reference at that place. Nothing outlives the instance's `timeout`.
+/// The result at each place belongs to the reference at that place. Nothing outlives the instance's `timeout`. What was
+/// issued beside something that failed is the caller's to end.
 pub async fn resolve(
     references: &[SecretRef],
-    options: ResolveOptions,
+    options: ResolveOptions<'_>,
     open: impl Fn(&str) -> Result<Opened, ProviderError>,
 ) -> Vec<Result<Resolved, ProviderError>> {
     let mut instances: HashMap<&str, Vec<usize>> = HashMap::new();
@@ -81,7 +96,7 @@ async fn fetch_from(
     opened: &Opened,
     references: &[SecretRef],
     places: &[usize],
-    options: ResolveOptions,
+    options: ResolveOptions<'_>,
 ) -> Vec<Result<Resolved, ProviderError>> {
     let mut wholes: Vec<SecretRef> = Vec::with_capacity(places.len());
     let mut known: HashMap<SecretRef, usize> = HashMap::with_capacity(places.len());
@@ -99,22 +114,19 @@ async fn fetch_from(
         .collect();
     let own = Instant::now() + opened.timing.timeout;
     let deadline = options.deadline.map_or(own, |given| given.min(own));
-    let fetched = opened
-        .provider
-        .fetch(&wholes, FetchOptions { deadline, refresh: options.refresh, offline: options.offline })
-        .await;
+    let fetched = wholes_from(opened, &wholes, deadline, options).await;
     let mut documents: HashMap<usize, Document<'_>> = HashMap::new();
     wanted
         .into_iter()
         .map(|(reference, at)| match fetched.get(at) {
-            Some(Ok(whole)) if reference.field.is_empty() || is_lone_field(whole, &reference.field) => {
-                Ok(resolved(whole, Arc::clone(&whole.value)))
+            Some(Ok((whole, credential))) if reference.field.is_empty() || is_lone_field(whole, &reference.field) => {
+                Ok(resolved(whole, credential.clone(), Arc::clone(&whole.value)))
             }
-            Some(Ok(whole)) => {
+            Some(Ok((whole, credential))) => {
                 // Opened to find the field; only the field's bytes are copied, into a value of their own.
                 let document = documents.entry(at).or_insert_with(|| Document::read(whole.value.expose()));
                 match document.pick(&reference.field) {
-                    Ok(value) => Ok(resolved(whole, Arc::new(value))),
+                    Ok(value) => Ok(resolved(whole, credential.clone(), Arc::new(value))),
                     Err(error) => Err(ProviderError {
                         kind: if error.is_missing() { ErrorKind::NotFound } else { ErrorKind::Malformed },
                         instance: reference.instance.clone(),
@@ -143,8 +155,71 @@ fn is_lone_field(whole: &Fetched, field: &[String]) -> bool {
     whole.lone_field.is_some_and(|lone| matches!(field, [name] if name == lone))
 }
 
-fn resolved(whole: &Fetched, value: SharedValue) -> Resolved {
-    Resolved { value, version: whole.version.clone(), fetched_at: whole.fetched_at, stale: whole.stale }
+fn resolved(whole: &Fetched, credential: Option<Arc<Credential>>, value: SharedValue) -> Resolved {
+    Resolved { value, version: whole.version.clone(), fetched_at: whole.fetched_at, stale: whole.stale, credential }
+}
+
+/// One whole secret and, where it was issued, the credential that it belongs to.
+type Whole = (Fetched, Option<Arc<Credential>>);
+
+/// Fetches what is stored and issues what is not, at the same time. One result per reference, in order.
+async fn wholes_from(
+    opened: &Opened,
+    wholes: &[SecretRef],
+    deadline: Instant,
+    options: ResolveOptions<'_>,
+) -> Vec<Result<Whole, ProviderError>> {
+    let ResolveOptions { refresh, offline, run, .. } = options;
+    let is_issued = opened.provider.issues(wholes, deadline).await;
+    let of = |issued: bool| -> Vec<SecretRef> {
+        let chosen = wholes.iter().zip(&is_issued).filter(|(_, is)| **is == issued);
+        chosen.map(|(reference, _)| reference.clone()).collect()
+    };
+    let (stored, ordered) = (of(false), of(true));
+    let fetch = async {
+        if stored.is_empty() {
+            return Vec::new();
+        }
+        let lease = run.map(|run| run.order.lease);
+        opened.provider.fetch(&stored, FetchOptions { deadline, refresh, offline, lease }).await
+    };
+    let issue = async {
+        let refused = |kind, cause: &str, hint: &str| -> Vec<Result<Issued, ProviderError>> {
+            let error = |reference: &SecretRef| ProviderError {
+                kind,
+                hint: Some(hint.to_owned()),
+                ..unsupported(reference, cause)
+            };
+            ordered.iter().map(|reference| Err(error(reference))).collect()
+        };
+        match run {
+            _ if ordered.is_empty() => Vec::new(),
+            None => {
+                let hint = "give it to a command: broker exec -- CMD";
+                refused(ErrorKind::Unsupported, "it is issued for one run, and this is none", hint)
+            }
+            Some(_) if offline => {
+                refused(ErrorKind::Stale, "what is issued is never held", "run it without `--offline`")
+            }
+            Some(run) => {
+                let key = ordered.first().and_then(|reference| run.keys.get(&reference.instance)).cloned();
+                opened.provider.issue(&ordered, &Order { key, ..run.order.clone() }, deadline).await
+            }
+        }
+    };
+    let (fetched, issued) = join(fetch, issue).await;
+    let (mut fetched, mut issued) = (fetched.into_iter(), issued.into_iter());
+    let take = |(reference, is_issued): (&SecretRef, bool)| {
+        let none = || unsupported(reference, "the provider gave no answer for it");
+        if is_issued {
+            let Issued { value, lone_field, credential } = issued.next().unwrap_or_else(|| Err(none()))?;
+            let whole = Fetched { value, version: None, fetched_at: Instant::now(), stale: false, lone_field };
+            Ok((whole, Some(credential)))
+        } else {
+            Ok((fetched.next().unwrap_or_else(|| Err(none()))?, None))
+        }
+    };
+    wholes.iter().zip(is_issued.iter().copied()).map(take).collect()
 }
 
 /// Lets an error speak of the reference as it was written, field included.

@@ -53,12 +53,26 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: true,
     pending: false,
     promote: true,
+    issues: false,
     batch: 1,
 };
 
 /// The keys of an instance.
-pub(crate) const KEYS: &[&str] =
-    &["address", "namespace", "auth", "auth-mount", "role", "ca", "ttl", "negative-ttl", "max-stale", "timeout"];
+pub(crate) const KEYS: &[&str] = &[
+    "address",
+    "namespace",
+    "auth",
+    "auth-mount",
+    "role",
+    "ca",
+    "session",
+    "session-ttl",
+    "policies",
+    "ttl",
+    "negative-ttl",
+    "max-stale",
+    "timeout",
+];
 
 /// Opens an instance. Signing in happens with its first request.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {

@@ -159,7 +159,7 @@ async fn a_person_signs_in_with_a_code_and_signs_with_the_keys_of_the_portal() {
     assert_eq!(world.sso.calls("/federation/credentials"), 1, "keys are held until they expire");
     // Whoever names the session itself shares the sign-in, and the only role is taken.
     world.registry.forget_values();
-    let by_session = world.instance(InstanceSettings { session: Some("corp".into()), ..aws("") });
+    let by_session = world.instance(InstanceSettings { sso_session: Some("corp".into()), ..aws("") });
     world.ask(&by_session).await.unwrap();
     assert_eq!((world.last_signer().as_str(), world.sso.calls("/client/register")), ("ASIAPORTAL", 1));
 

@@ -21,7 +21,11 @@ use broker_providers::sign_ins::KeptIn;
 use support::reference;
 
 fn with_keyring(dir: &Path) -> Registry {
-    Registry::new(Context { data_dir: dir.join("data"), keyring: true })
+    Registry::new(Context {
+        data_dir: dir.join("data"),
+        keyring: true,
+        ledger: std::sync::Arc::new(broker_providers::issue::Unkept),
+    })
 }
 
 fn soon() -> tokio::time::Instant {

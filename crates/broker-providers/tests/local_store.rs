@@ -376,7 +376,11 @@ async fn without_a_bus_the_keyring_says_so_at_once() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let registry = Registry::new(Context { data_dir: dir.path().join("data"), keyring: true });
+    let registry = Registry::new(Context {
+        data_dir: dir.path().join("data"),
+        keyring: true,
+        ledger: std::sync::Arc::new(broker_providers::issue::Unkept),
+    });
     let started = std::time::Instant::now();
     let error = registry.local().probe_keyring().await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unavailable);

@@ -219,7 +219,11 @@ async fn what_the_broker_keeps_in_the_keyring_is_neither_read_nor_written_nor_li
     }
     let _daemon = Daemon::start();
     let dir = tempfile::tempdir().unwrap();
-    let with_keyring = broker_providers::registry::Context { data_dir: dir.path().join("data"), keyring: true };
+    let with_keyring = broker_providers::registry::Context {
+        data_dir: dir.path().join("data"),
+        keyring: true,
+        ledger: std::sync::Arc::new(broker_providers::issue::Unkept),
+    };
     let registry = Registry::new(with_keyring);
     registry.local().put(&reference("local://a"), text("1"), soon()).await.unwrap();
     let search = || {

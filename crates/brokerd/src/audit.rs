@@ -137,9 +137,9 @@ impl Audit {
         let mut open: BTreeMap<LeaseId, Lease> = BTreeMap::new();
         for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             match serde_json::from_slice::<Record>(&line).map(|record| record.event) {
-                Ok(Event::Request { lease: Some(lease), .. }) => drop(open.insert(lease.id.clone(), *lease)),
+                Ok(Event::Request { lease: Some(lease), .. }) => drop(open.insert(lease.id, *lease)),
                 Ok(Event::LeaseEnded { lease, .. }) => drop(open.remove(&lease)),
-                Ok(Event::Carried { leases }) => open.extend(leases.into_iter().map(|l| (l.id.clone(), l))),
+                Ok(Event::Carried { leases }) => open.extend(leases.into_iter().map(|l| (l.id, l))),
                 _ => {}
             }
         }

@@ -9,6 +9,7 @@ use broker_core::event::Event;
 use broker_policy::Policy;
 use broker_protocol::directories::Directories;
 use broker_protocol::message::{PROTOCOL, Status};
+use broker_providers::issue::Unkept;
 use broker_providers::registry::Context;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -71,7 +72,7 @@ impl Broker {
             policy: Policy::shipped(),
             leases: Leases::new(audit.clone()),
             audit,
-            stores: Stores::new(Context { data_dir: directories.data.clone(), keyring }),
+            stores: Stores::new(Context { data_dir: directories.data.clone(), keyring, ledger: Arc::new(Unkept) }),
             started: Instant::now(),
             grants: AtomicU64::new(0),
             connections: AtomicUsize::new(0),

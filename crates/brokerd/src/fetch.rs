@@ -140,7 +140,7 @@ impl Stores {
     async fn resolve(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Vec<Result<Resolved, ProviderError>> {
         let subject = permit.subject();
         let references: Vec<SecretRef> = subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect();
-        let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None };
+        let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None, run: None };
         tracing::debug!(references = ?references.iter().map(ToString::to_string).collect::<Vec<_>>(), ?sign_in, "fetching");
         let mut results = resolve(&references, options, |name| self.open(subject, name, sign_in)).await;
         tracing::trace!(?results, "fetched");
@@ -156,7 +156,13 @@ impl Stores {
 
     async fn generate(&self, reference: &SecretRef, way: Generate) -> Result<Resolved, ProviderError> {
         let made = self.registry.local().generate(reference, way).await?;
-        Ok(Resolved { value: made.value, version: made.version, fetched_at: made.fetched_at, stale: false })
+        Ok(Resolved {
+            value: made.value,
+            version: made.version,
+            fetched_at: made.fetched_at,
+            stale: false,
+            credential: None,
+        })
     }
 
     /// Stores a value under the permitted reference.

@@ -51,10 +51,10 @@ impl Leases {
         let process = lease.process.clone();
         tracing::debug!(lease = %lease.id, pid = process.pid, names = ?lease.names, "a lease begins");
         let mut state = self.lock();
-        state.by_expiry.insert((ends, lease.id.clone()), ());
+        state.by_expiry.insert((ends, lease.id), ());
         let first = !state.by_process.contains_key(&process);
-        state.by_process.entry(process.clone()).or_default().push(lease.id.clone());
-        state.live.insert(lease.id.clone(), (lease, ends));
+        state.by_process.entry(process.clone()).or_default().push(lease.id);
+        state.live.insert(lease.id, (lease, ends));
         drop(state);
         self.changed.notify_one();
         if first {
@@ -87,7 +87,7 @@ impl Leases {
     pub(crate) fn end(&self, id: &LeaseId, how: LeaseEnd, error: Option<ErrorCode>) -> bool {
         let mut state = self.lock();
         let Some((lease, ends)) = state.live.remove(id) else { return false };
-        state.by_expiry.remove(&(ends, id.clone()));
+        state.by_expiry.remove(&(ends, *id));
         // The watch of the process goes on while the process lives: a later lease joins it.
         if let Some(ids) = state.by_process.get_mut(&lease.process) {
             ids.retain(|other| other != id);
@@ -100,7 +100,7 @@ impl Leases {
 
     /// Writes the end of a lease that never became live.
     pub(crate) fn record_end(&self, id: &LeaseId, how: LeaseEnd, error: Option<ErrorCode>) {
-        if let Err(error) = self.audit.append(Event::LeaseEnded { lease: id.clone(), how, error }) {
+        if let Err(error) = self.audit.append(Event::LeaseEnded { lease: *id, how, error, credentials: Vec::new() }) {
             // Nothing is delivered by an end, so there is nothing to refuse; the next start writes what is missing.
             tracing::error!(%error, "the end of a lease is not recorded");
         }
@@ -142,7 +142,7 @@ impl Leases {
             let (due, next) = {
                 let state = self.lock();
                 let due = state.by_expiry.keys().take_while(|(ends, _)| *ends <= now);
-                let due: Vec<LeaseId> = due.map(|(_, id)| id.clone()).collect();
+                let due: Vec<LeaseId> = due.map(|(_, id)| *id).collect();
                 (due, state.by_expiry.keys().find(|(ends, _)| *ends > now).map(|(ends, _)| *ends))
             };
             for id in due {
@@ -193,6 +193,9 @@ mod tests {
             process: process.clone(),
             started,
             expires: started + lasts,
+            expires_since_boot_ms: 0,
+            session: None,
+            credentials: Vec::new(),
         }
     }
 

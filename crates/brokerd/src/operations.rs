@@ -143,8 +143,13 @@ pub(crate) async fn list(broker: &Broker, peer: &Peer, asked: SecretList) -> Res
     let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
     let listed =
         broker.stores.list(&permit, &sign_in_of(&ask), &instance, ListOptions { prefix: &below, tags: &tags }).await?;
-    let reference =
-        |path: String| SecretRef { instance: instance.clone(), path, field: Vec::new(), version: Default::default() };
+    let reference = |path: String| SecretRef {
+        instance: instance.clone(),
+        path,
+        field: Vec::new(),
+        version: Default::default(),
+        options: Default::default(),
+    };
     let row = |l: broker_providers::provider::Listed| SecretRow {
         name: None,
         reference: reference(l.path).to_string(),

@@ -142,7 +142,7 @@ fn record(broker: &Broker, approved: Approved, leased: bool) -> Result<Permit, R
 fn answer(permit: &Permit, found: Found) -> Delivery {
     let subject = &permit.subject;
     let mut head = GrantHead {
-        lease: permit.lease.as_ref().map(|lease| lease.id.clone()),
+        lease: permit.lease.as_ref().map(|lease| lease.id),
         values: Vec::with_capacity(found.values.len()),
         settings: Vec::new(),
         remove: subject.withheld.clone(),
@@ -174,7 +174,7 @@ struct Unused<'b> {
 
 impl<'b> Unused<'b> {
     fn of(broker: &'b Broker, permit: &Permit) -> Self {
-        let lease = permit.lease.as_ref().map(|lease| lease.id.clone());
+        let lease = permit.lease.as_ref().map(|lease| lease.id);
         Self { broker, lease, how: LeaseEnd::NotDelivered, error: None }
     }
 
@@ -276,5 +276,8 @@ fn lease_for(request: &Request, subject: &Subject) -> Result<Lease, Refusal> {
         process: request.principal.process.clone(),
         started,
         expires: started.checked_add(subject.ttl).unwrap_or(Timestamp::MAX),
+        expires_since_boot_ms: 0,
+        session: None,
+        credentials: Vec::new(),
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_core::generate::Generate;
-use broker_core::manifest::Wish;
+use broker_core::manifest::{Deliver, Secret, Wish};
 use broker_core::reference::{SecretRef, Version};
 use broker_core::reserved::is_variable_name;
 use broker_core::suggest::nearest;
@@ -23,12 +23,39 @@ pub(crate) struct Wanted {
     pub(crate) name: Option<String>,
     /// Where its value is.
     pub(crate) reference: SecretRef,
+    /// How it reaches the child.
+    pub(crate) deliver: Deliver,
     /// Whether nothing runs without it.
     pub(crate) required: bool,
     /// How the embedded store makes it on first use.
     pub(crate) generate: Option<Generate>,
     /// What it is for.
     pub(crate) description: Option<String>,
+}
+
+impl Wanted {
+    /// Returns one for each variable that an entry of a manifest fills, or the one that is served as an endpoint.
+    fn of(name: &str, secret: &Secret) -> Vec<Self> {
+        let whole = Self {
+            name: Some(name.to_owned()),
+            reference: secret.reference.clone(),
+            deliver: secret.deliver,
+            required: secret.required,
+            generate: secret.generate,
+            description: secret.description.clone(),
+        };
+        match secret.deliver {
+            Deliver::Endpoint => vec![whole],
+            Deliver::Env => {
+                let variable = |(variable, field): &(String, Vec<String>)| Self {
+                    name: Some(variable.clone()),
+                    reference: SecretRef { field: field.clone(), ..secret.reference.clone() },
+                    ..whole.clone()
+                };
+                secret.variables.iter().map(variable).collect()
+            }
+        }
+    }
 }
 
 /// What a request is about.
@@ -61,13 +88,7 @@ impl Subject {
             narrowing: project.narrowing.clone(),
         };
         let selection = project.manifest.select(&wish)?;
-        let wanted = selection.secrets.iter().map(|(name, secret)| Wanted {
-            name: Some((*name).to_owned()),
-            reference: secret.reference.clone(),
-            required: secret.required,
-            generate: secret.generate,
-            description: secret.description.clone(),
-        });
+        let wanted = selection.secrets.iter().flat_map(|(name, secret)| Wanted::of(name, secret));
         Ok(Self {
             wanted: wanted.collect(),
             withheld: selection.withheld.iter().map(|name| (*name).to_owned()).collect(),
@@ -86,13 +107,19 @@ impl Subject {
             (Some((name, secret)), _) => Wanted {
                 name: Some(name.clone()),
                 reference: secret.reference.clone(),
+                deliver: secret.deliver,
                 required: true,
                 generate: secret.generate,
                 description: secret.description.clone(),
             },
-            (None, Ok(reference)) => {
-                Wanted { name: None, reference, required: true, generate: None, description: None }
-            }
+            (None, Ok(reference)) => Wanted {
+                name: None,
+                reference,
+                deliver: Deliver::Env,
+                required: true,
+                generate: None,
+                description: None,
+            },
             (None, Err(_)) => return Err(unknown(project.as_deref(), target)),
         };
         let subject = Self {

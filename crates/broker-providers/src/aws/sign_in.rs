@@ -137,7 +137,7 @@ impl SignInPlan {
             sign_in: opening.sign_in.clone(),
             profile: settings.profile.clone(),
             region: settings.region.clone(),
-            session: settings.session.clone(),
+            session: settings.sso_session.clone(),
             roles: names.iter().enumerate().map(role).collect(),
             endpoint_sts: settings.endpoint_sts.clone().or_else(|| settings.endpoint.clone()),
             endpoint_sso: settings.endpoint_sso.clone().or_else(|| settings.endpoint.clone()),
@@ -145,7 +145,7 @@ impl SignInPlan {
             http: opening.shared.transport.client(),
             rest: opening.shared.http.counting(Arc::default()),
             sign_ins: Arc::clone(&opening.shared.sign_ins),
-            has_login: AtomicBool::new(settings.session.is_some()),
+            has_login: AtomicBool::new(settings.sso_session.is_some()),
         }
     }
 

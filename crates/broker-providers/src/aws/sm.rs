@@ -57,6 +57,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: true,
     pending: true,
     promote: true,
+    issues: false,
     batch: BATCH,
 };
 

@@ -46,6 +46,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: true,
     pending: false,
     promote: true,
+    issues: false,
     batch: BATCH,
 };
 

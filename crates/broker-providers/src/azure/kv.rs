@@ -59,6 +59,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     previous: true,
     pending: false,
     promote: true,
+    issues: false,
     batch: 1,
 };
 

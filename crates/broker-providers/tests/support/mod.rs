@@ -7,11 +7,13 @@ pub mod program;
 pub mod vault;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use broker_core::instance::InstanceSettings;
 use broker_core::reference::SecretRef;
 use broker_core::secret::SecretValue;
 use broker_core::sign_in::SignIn;
+use broker_providers::issue::Unkept;
 use broker_providers::registry::{Context, Instance, Registry};
 
 /// Returns the address of the test server that the variable `name` gives.
@@ -21,7 +23,7 @@ pub fn server(name: &str) -> String {
 
 /// Returns a registry with its store in `dir` and no keyring.
 pub fn registry(dir: &Path) -> Registry {
-    Registry::new(Context { data_dir: dir.join("data"), keyring: false })
+    Registry::new(Context { data_dir: dir.join("data"), keyring: false, ledger: Arc::new(Unkept) })
 }
 
 /// Returns an instance as a manifest would configure it.

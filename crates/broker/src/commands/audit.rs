@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use broker_core::code::ErrorCode;
 use broker_core::event::{Event, Record};
+use broker_core::lease::{Credential, EndedCredential};
+use broker_core::reference::SecretRef;
 use serde_json::Value;
 
 use crate::call::Call;
@@ -117,29 +119,41 @@ fn row(value: Value) -> [String; 3] {
     }
 }
 
+/// Returns the word that an enumeration has in JSON.
+fn word(value: impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
+}
+
+fn listed(references: &[SecretRef]) -> String {
+    references.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 fn words(event: Event) -> String {
     match event {
         Event::DaemonStarted { version, pid } => format!("version {version}, process {pid}"),
         Event::DaemonStopped { reason } => reason,
         Event::Request { principal, right, decision, project, profile, references, argv, lease, .. } => {
             let effect = serde_json::to_value(&decision).ok().and_then(|v| Some(v.get("effect")?.as_str()?.to_owned()));
-            let right = serde_json::to_value(right).ok().and_then(|v| Some(v.as_str()?.to_owned()));
             let lease = lease.map(|lease| format!(" {}", lease.id)).unwrap_or_default();
-            let references: Vec<_> = references.iter().map(ToString::to_string).collect();
             let command = if argv.is_empty() { String::new() } else { format!(" for `{}`", argv.join(" ")) };
             format!(
                 "{} {} by {}{lease}: {project}/{profile} [{}]{command}, process {}",
                 effect.unwrap_or_default(),
-                right.unwrap_or_default(),
+                word(right),
                 decision.rule(),
-                references.join(" "),
+                listed(&references),
                 principal.process.pid
             )
         }
-        Event::LeaseEnded { lease, how, error } => {
-            let how = serde_json::to_value(how).ok().and_then(|v| Some(v.as_str()?.to_owned())).unwrap_or_default();
+        Event::LeaseEnded { lease, how, error, credentials } => {
             let error = error.map(|code| format!(", {code}")).unwrap_or_default();
-            format!("{lease} {how}{error}")
+            let credential = |c: &EndedCredential| format!("; {} {}", listed(&c.references), word(c.end));
+            let credentials: String = credentials.iter().map(credential).collect();
+            format!("{lease} {}{error}{credentials}", word(how))
+        }
+        Event::Issued { lease, credentials } => {
+            let credential = |c: &Credential| format!("; {} until {}", listed(&c.references), c.expires);
+            format!("{lease}{}", credentials.iter().map(credential).collect::<String>())
         }
         Event::SecretChanged { reference, change, outcome } => format!("{reference} {change}: {outcome}"),
         Event::SignedIn { instance, who } => format!("{instance} as {who}"),

@@ -55,7 +55,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         }
         Command::End { id, .. } => {
             let mut session = Session::open(call)?;
-            let ended = session.ask(|connection| connection.end_lease(id.clone()))?.leases;
+            let ended = session.ask(|connection| connection.end_lease(id))?.leases;
             call.report.note(&format!("{ended} ended"));
         }
     }
