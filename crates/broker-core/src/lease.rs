@@ -170,6 +170,8 @@ pub enum LeaseEnd {
     NotDelivered,
     /// The process ended while no daemon was there to see it.
     Unattended,
+    /// The daemon was stopped, and nobody else could have revoked what was issued.
+    Stopped,
 }
 
 #[cfg(test)]

@@ -127,6 +127,23 @@ pub struct Explained {
     pub settings: Vec<String>,
     /// Names the child would not have.
     pub removed: Vec<String>,
+    /// What the sessions at the managers would be cut by.
+    #[serde(default)]
+    pub sessions: Vec<ExplainedSession>,
+    /// Whether references and policies are replaced by codes, for somebody who lacks the right `read` on them.
+    #[serde(default)]
+    pub hidden: bool,
+}
+
+/// What one session at a manager would be cut by.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExplainedSession {
+    /// The instance.
+    pub instance: String,
+    /// What it is: `session policy 1 of 2 of arn:...`.
+    pub title: String,
+    /// Its exact text as the manager gets it, or a code.
+    pub text: String,
 }
 
 /// One secret of [`Explained`] or [`Checked`].
@@ -134,7 +151,7 @@ pub struct Explained {
 pub struct ExplainedSecret {
     /// The variable.
     pub name: String,
-    /// Its reference.
+    /// Its reference, or a code.
     pub reference: String,
     /// The kind of provider.
     pub kind: String,
@@ -303,6 +320,9 @@ pub struct Done {
 pub struct Locked {
     /// How many leases ended.
     pub leases: usize,
+    /// How many still wait for their managers to revoke what was issued for them.
+    #[serde(default)]
+    pub ending: usize,
 }
 
 /// `GET /v1/leases`

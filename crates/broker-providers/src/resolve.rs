@@ -203,7 +203,11 @@ async fn wholes_from(
             }
             Some(run) => {
                 let key = ordered.first().and_then(|reference| run.keys.get(&reference.instance)).cloned();
-                opened.provider.issue(&ordered, &Order { key, ..run.order.clone() }, deadline).await
+                let (provider, order) = (Arc::clone(&opened.provider), Order { key, ..run.order.clone() });
+                let wanted = ordered.clone();
+                // A task of its own: a caller that goes away in between must not leave a credential that nobody knows of.
+                let issued = tokio::spawn(async move { provider.issue(&wanted, &order, deadline).await });
+                issued.await.unwrap_or_default()
             }
         }
     };

@@ -138,6 +138,9 @@ impl Audit {
         for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             match serde_json::from_slice::<Record>(&line).map(|record| record.event) {
                 Ok(Event::Request { lease: Some(lease), .. }) => drop(open.insert(lease.id, *lease)),
+                Ok(Event::Issued { lease, credentials }) => {
+                    open.entry(lease).and_modify(|lease| lease.credentials = credentials);
+                }
                 Ok(Event::LeaseEnded { lease, .. }) => drop(open.remove(&lease)),
                 Ok(Event::Carried { leases }) => open.extend(leases.into_iter().map(|l| (l.id, l))),
                 _ => {}

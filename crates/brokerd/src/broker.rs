@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use broker_core::event::Event;
+use broker_core::lease::LeaseEnd;
 use broker_policy::Policy;
 use broker_protocol::directories::Directories;
 use broker_protocol::message::{PROTOCOL, Status};
-use broker_providers::issue::Unkept;
 use broker_providers::registry::Context;
 use tokio::sync::{Notify, Semaphore, watch};
 
@@ -18,7 +18,11 @@ use crate::config::ConfigFiles;
 use crate::fetch::Stores;
 use crate::give_back::give_back;
 use crate::leases::Leases;
+use crate::ledger::Ledger;
+use crate::ledger_memory::LedgerMemory;
 use crate::project::Projects;
+use crate::quota::Quota;
+use crate::scopes::Scopes;
 use crate::server::BODIES_KIB;
 use crate::trust::Trust;
 
@@ -41,7 +45,11 @@ pub(crate) struct Broker {
     /// The live leases.
     pub(crate) leases: Arc<Leases>,
     /// The providers.
-    pub(crate) stores: Stores,
+    pub(crate) stores: Arc<Stores>,
+    /// How much each project had lately.
+    pub(crate) quota: Quota,
+    /// For whom secrets are fetched.
+    pub(crate) scopes: Scopes,
     started: Instant,
     grants: AtomicU64,
     connections: AtomicUsize,
@@ -55,24 +63,33 @@ pub(crate) struct Broker {
 /// How long nobody is connected before a burst counts as over.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// How long a daemon that stops waits for managers to revoke what was issued.
+const LAST_REVOCATIONS: Duration = Duration::from_secs(5);
+
 impl Broker {
     /// Returns a broker that holds nothing yet.
-    pub(crate) fn new(directories: &Directories) -> Arc<Self> {
+    pub(crate) fn new(directories: &Directories, memory: LedgerMemory) -> Arc<Self> {
         let config = ConfigFiles::new(&directories.config);
         // A broken file refuses requests; until it is mended, records are kept the careful way.
         let always = config.current().map_or(true, |config| config.sync_always());
         let audit = Audit::new(directories.state.join("audit.jsonl"), always);
         let keyring = std::env::var_os("DBUS_SESSION_BUS_ADDRESS").is_some_and(|address| !address.is_empty());
+        let ledger = Ledger::new(memory);
+        let context = Context { data_dir: directories.data.clone(), keyring, ledger: ledger.clone() };
+        let stores = Arc::new(Stores::new(context));
+        let owner = rustix::process::getuid().as_raw();
         Arc::new(Self {
-            owner: rustix::process::getuid().as_raw(),
+            owner,
             directories: directories.clone(),
             config,
             projects: Projects::default(),
             trust: Trust::new(directories.state.join("trust.json")),
             policy: Policy::shipped(),
-            leases: Leases::new(audit.clone()),
+            leases: Leases::new(audit.clone(), ledger, stores.clone()),
             audit,
-            stores: Stores::new(Context { data_dir: directories.data.clone(), keyring, ledger: Arc::new(Unkept) }),
+            stores,
+            quota: Quota::default(),
+            scopes: Scopes::new(owner),
             started: Instant::now(),
             grants: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
@@ -153,8 +170,17 @@ impl Broker {
         reason.unwrap_or("stopped")
     }
 
-    /// Writes the last record and puts the log on the disk.
-    pub(crate) fn end(&self, reason: &str) {
+    /// Ends what only this daemon can revoke, writes the last record and puts the log on the disk.
+    pub(crate) async fn end(&self, reason: &str) {
+        if self.leases.end_revocable(LeaseEnd::Stopped) > 0 {
+            let left = self.leases.settled(LAST_REVOCATIONS).await;
+            if left > 0 {
+                tracing::error!(
+                    left,
+                    "the managers of some leases could not be asked; what they issued ends by itself"
+                );
+            }
+        }
         if let Err(error) = self.audit.append(Event::DaemonStopped { reason: reason.to_owned() }) {
             tracing::error!(%error, "the end of the daemon is not recorded");
         }

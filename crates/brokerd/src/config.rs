@@ -19,6 +19,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::de::DeValue;
 
+use crate::quota::Limits;
+
 /// Largest accepted configuration file.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -34,6 +36,8 @@ pub(crate) struct Config {
     idle: Option<Duration>,
     /// `audit.sync = "always"`
     sync_always: bool,
+    /// `[quota]`
+    quota: QuotaTable,
     /// The files that exist.
     pub(crate) files: Vec<PathBuf>,
 }
@@ -52,6 +56,18 @@ struct DaemonTable {
 struct AuditTable {
     /// When a record reaches the disk: within 100 ms (`grouped`, the default) or before anything is delivered (`always`).
     sync: Option<Sync>,
+}
+
+/// `[quota]`
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct QuotaTable {
+    /// How many leases a project may have at a time (default 256).
+    leases: Option<u32>,
+    /// How many leases a project may begin within a minute (default 600).
+    leases_per_minute: Option<u32>,
+    /// How many credentials may be issued for a project within a minute (default 60).
+    issued_per_minute: Option<u32>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -78,6 +94,16 @@ impl Config {
     /// Returns how long to stay without work.
     pub(crate) fn idle(&self) -> Duration {
         self.idle.unwrap_or(DEFAULT_IDLE)
+    }
+
+    /// Returns how much each project may have.
+    pub(crate) fn limits(&self) -> Limits {
+        let default = Limits::default();
+        Limits {
+            leases: self.quota.leases.unwrap_or(default.leases),
+            leases_per_minute: self.quota.leases_per_minute.unwrap_or(default.leases_per_minute),
+            issued_per_minute: self.quota.issued_per_minute.unwrap_or(default.issued_per_minute),
+        }
     }
 
     /// Tells whether each audit record is synced before delivery.
@@ -119,8 +145,16 @@ impl Config {
                     let read = read_table::<AuditTable>(&mut reader, "`[audit]`", span, table);
                     self.sync_always |= matches!(read.and_then(|audit| audit.sync), Some(Sync::Always));
                 }
+                "quota" => {
+                    let read = read_table::<QuotaTable>(&mut reader, "`[quota]`", span, table).unwrap_or_default();
+                    // The machine's file is read first, and what it says stands.
+                    let said = &mut self.quota;
+                    said.leases = said.leases.or(read.leases);
+                    said.leases_per_minute = said.leases_per_minute.or(read.leases_per_minute);
+                    said.issued_per_minute = said.issued_per_minute.or(read.issued_per_minute);
+                }
                 "providers" => self.read_instances(&mut reader, table, from, is_ours_alone(path)),
-                name => reader.unknown(span, "section", name, ["daemon", "audit", "providers"]),
+                name => reader.unknown(span, "section", name, ["daemon", "audit", "quota", "providers"]),
             }
         }
         reader.finish()

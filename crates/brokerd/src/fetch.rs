@@ -1,20 +1,28 @@
-//! The only way to the providers: every method that reads or writes a secret takes a [`Permit`].
+//! The only way to the providers: every method that reads, issues or writes a secret takes a [`Permit`].
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_core::generate::Generate;
 use broker_core::instance::Timing;
+use broker_core::lease::LeaseId;
+use broker_core::manifest::Deliver;
 use broker_core::reference::{SecretRef, Version};
+use broker_core::scope::Scope;
 use broker_core::secret::{SecretValue, SharedValue};
 use broker_core::sign_in::SignIn;
 use broker_protocol::message::{Ask, CheckedSecret, SignInVariable, Status};
+use broker_providers::issue::{Credential, Ending, Order, SessionPolicy};
 use broker_providers::local::{KeySource, StoreState};
-use broker_providers::provider::{Described, ErrorKind, ListOptions, Listed, ProviderError, Retry};
-use broker_providers::registry::{Context, Kind, Registry};
-use broker_providers::resolve::{Opened, ResolveOptions, Resolved, resolve};
+use broker_providers::provider::{Described, ErrorKind, ListOptions, Listed, ProviderError, Retry, unsupported};
+use broker_providers::registry::{Context, Instance, Kind, Registry};
+use broker_providers::resolve::{Opened, ResolveOptions, Resolved, Run, resolve};
 use broker_providers::sign_ins::{SignInWay, SignIns};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::endpoint::Seed;
 use crate::pipeline::Permit;
 use crate::refusal::{Refusal, problem_of_provider};
 use crate::subject::{Subject, Wanted};
@@ -35,6 +43,10 @@ pub(crate) struct Found {
     pub(crate) bootstrap: Vec<String>,
     /// What the person should know.
     pub(crate) notes: Vec<String>,
+    /// What was issued, each credential once, and whether it is for an endpoint.
+    pub(crate) credentials: Vec<(Arc<Credential>, bool)>,
+    /// What is to be served.
+    pub(crate) endpoints: Vec<Seed>,
 }
 
 impl Stores {
@@ -43,18 +55,39 @@ impl Stores {
         Self { registry: Registry::new(context) }
     }
 
-    /// Fetches everything that was permitted; one failing secret hides no other.
+    /// Fetches everything that was permitted and issues, for the run `lease`, what is not stored; one failing secret hides
+    /// no other.
     ///
     /// # Errors
-    /// Every required secret that could not be had.
-    pub(crate) async fn fetch(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Result<Found, Refusal> {
+    /// Every required secret that could not be had. What was issued beside it stands in the ledger.
+    pub(crate) async fn fetch(
+        &self,
+        permit: &Permit,
+        lease: Option<LeaseId>,
+        sign_in: &SignIn,
+        ask: &Ask,
+    ) -> Result<Found, Refusal> {
         let subject = permit.subject();
-        let results = self.resolve(permit, sign_in, ask).await;
+        let run = self.run(permit, lease, sign_in, ask).await?;
+        let results = self.resolve(permit, run.as_ref(), sign_in, ask).await;
         let mut found = Found { bootstrap: bootstrap_of(subject), ..Found::default() };
         let mut failed = Vec::new();
         for (wanted, result) in subject.wanted.iter().zip(results) {
             let name = wanted.name.clone().unwrap_or_default();
+            if let Ok(Resolved { credential: Some(credential), .. }) = &result {
+                let is_known = |(known, _): &(Arc<Credential>, bool)| Arc::ptr_eq(known, credential);
+                if !found.credentials.iter().any(is_known) {
+                    found.credentials.push((Arc::clone(credential), wanted.deliver == Deliver::Endpoint));
+                }
+            }
             match result {
+                Ok(resolved) if wanted.deliver == Deliver::Endpoint => {
+                    let seed = self.seed(permit, wanted, resolved, run.as_ref(), sign_in)?;
+                    if let Some(other) = found.endpoints.iter().find(|other| other.protocol == seed.protocol) {
+                        return Err(Refusal::TwoEndpoints(other.name.clone(), seed.name));
+                    }
+                    found.endpoints.push(seed);
+                }
                 Ok(resolved) => {
                     if resolved.stale {
                         let age = resolved.fetched_at.elapsed().as_secs();
@@ -70,6 +103,105 @@ impl Stores {
             }
         }
         if failed.is_empty() { Ok(found) } else { Err(self.failure(permit, sign_in, failed)) }
+    }
+
+    /// Returns what an endpoint is made from.
+    fn seed(
+        &self,
+        permit: &Permit,
+        wanted: &Wanted,
+        resolved: Resolved,
+        run: Option<&Run>,
+        sign_in: &SignIn,
+    ) -> Result<Seed, Refusal> {
+        let instance = &wanted.reference.instance;
+        let kind = permit.subject().instance(instance).and_then(|instance| Kind::named(&instance.settings.kind));
+        let (Some(protocol), Some(credential), Some(run)) =
+            (kind.and_then(|kind| kind.endpoint), resolved.credential, run)
+        else {
+            return Err(unsupported(&wanted.reference, "it cannot be served as an endpoint").into());
+        };
+        Ok(Seed {
+            name: wanted.name.clone().unwrap_or_default(),
+            reference: wanted.reference.clone(),
+            protocol,
+            opened: self.open_for(permit, run.order.lease.into(), instance, sign_in)?,
+            run: run.clone(),
+            value: resolved.value,
+            credential,
+        })
+    }
+
+    /// Returns what is needed to have something issued for a run: above all the keys that instances sign with, which stand
+    /// at other managers.
+    async fn run(
+        &self,
+        permit: &Permit,
+        lease: Option<LeaseId>,
+        sign_in: &SignIn,
+        ask: &Ask,
+    ) -> Result<Option<Run>, Refusal> {
+        let Some(lease) = lease else { return Ok(None) };
+        let (instances, references): (Vec<_>, Vec<_>) = permit.subject().keys()?.into_iter().unzip();
+        let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None, run: None };
+        let results = resolve(&references, options, |name| self.open_for(permit, Some(lease), name, sign_in)).await;
+        let mut keys = HashMap::new();
+        let mut failed = Vec::new();
+        for (instance, result) in instances.into_iter().zip(results) {
+            match result {
+                Ok(resolved) => drop(keys.insert(instance, resolved.value)),
+                Err(error) => failed.push((Some(format!("the key of {instance}")), error)),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(self.failure(permit, sign_in, failed));
+        }
+        let (scope, ttl) = (Arc::clone(permit.scope()), permit.subject().ttl);
+        Ok(Some(Run { order: Order { lease, scope, ttl, key: None }, keys }))
+    }
+
+    /// Returns, of every instance that is narrowed for what was permitted, what its session is cut by. Asks nobody.
+    ///
+    /// # Errors
+    /// The provider's, for settings or references that make no sense.
+    pub(crate) fn session_policies(
+        &self,
+        subject: &Subject,
+        scope: &Arc<Scope>,
+        sign_in: &SignIn,
+    ) -> Result<Vec<(String, SessionPolicy)>, Refusal> {
+        let mut all = Vec::new();
+        for (name, instance) in subject.instances() {
+            let opened = self.registry.open_for(&name, &instance, sign_in, scope, None)?;
+            all.extend(opened.provider.session_policies().into_iter().map(|policy| (name.clone(), policy)));
+        }
+        Ok(all)
+    }
+
+    /// Prolongs what was issued, for a run that may last `left` longer, and returns when it ends now.
+    ///
+    /// # Errors
+    /// The provider's.
+    pub(crate) async fn renew(
+        &self,
+        ending: &Ending,
+        left: Duration,
+        deadline: Instant,
+    ) -> Result<Timestamp, ProviderError> {
+        self.issuer(ending)?.provider.renew(ending, left, deadline).await
+    }
+
+    /// Ends what was issued. Takes no permit: it can only take away.
+    ///
+    /// # Errors
+    /// The provider's.
+    pub(crate) async fn revoke(&self, ending: &Ending, deadline: Instant) -> Result<(), ProviderError> {
+        self.issuer(ending)?.provider.revoke(ending, deadline).await
+    }
+
+    /// Opens who issued a credential, signed in as nobody: it is ended and prolonged by what stands in the ledger.
+    fn issuer(&self, ending: &Ending) -> Result<Opened, ProviderError> {
+        self.registry.open(&ending.about.name, &ending.about.instance, &SignIn::default())
     }
 
     /// Says what failed, and which instances a person could sign in to.
@@ -119,10 +251,12 @@ impl Stores {
     pub(crate) async fn check(
         &self,
         permit: &Permit,
+        lease: LeaseId,
         sign_in: &SignIn,
         ask: &Ask,
     ) -> Result<Vec<CheckedSecret>, Refusal> {
-        let results = self.resolve(permit, sign_in, ask).await;
+        let run = self.run(permit, Some(lease), sign_in, ask).await?;
+        let results = self.resolve(permit, run.as_ref(), sign_in, ask).await;
         let locked = |e: &&ProviderError| matches!(e.kind, ErrorKind::Locked | ErrorKind::NotCreated);
         if let Some(error) = results.iter().filter_map(|result| result.as_ref().err()).find(locked) {
             return Err(error.clone().into());
@@ -137,12 +271,19 @@ impl Stores {
         Ok(permit.subject().wanted.iter().zip(results).map(row).collect())
     }
 
-    async fn resolve(&self, permit: &Permit, sign_in: &SignIn, ask: &Ask) -> Vec<Result<Resolved, ProviderError>> {
+    async fn resolve(
+        &self,
+        permit: &Permit,
+        run: Option<&Run>,
+        sign_in: &SignIn,
+        ask: &Ask,
+    ) -> Vec<Result<Resolved, ProviderError>> {
         let subject = permit.subject();
         let references: Vec<SecretRef> = subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect();
-        let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None, run: None };
+        let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None, run };
         tracing::debug!(references = ?references.iter().map(ToString::to_string).collect::<Vec<_>>(), ?sign_in, "fetching");
-        let mut results = resolve(&references, options, |name| self.open(subject, name, sign_in)).await;
+        let lease = run.map(|run| run.order.lease);
+        let mut results = resolve(&references, options, |name| self.open_for(permit, lease, name, sign_in)).await;
         tracing::trace!(?results, "fetched");
         for (wanted, result) in subject.wanted.iter().zip(&mut results) {
             if let (Some(way), Err(error)) = (wanted.generate, &*result)
@@ -263,19 +404,32 @@ impl Stores {
         status.calls = self.registry.calls();
     }
 
+    /// Opens an instance for what changes or lists secrets: with the whole sign-in.
     fn open(&self, subject: &Subject, name: &str, sign_in: &SignIn) -> Result<Opened, ProviderError> {
-        match subject.instance(name) {
-            Some(instance) => self.registry.open(name, &instance, sign_in),
-            None => Err(ProviderError {
-                kind: ErrorKind::Unsupported,
-                instance: name.to_owned(),
-                reference: None,
-                cause: "there is no such instance".to_owned(),
-                hint: Some("see which exist: broker provider list".to_owned()),
-                retry: Retry::Never,
-            }),
-        }
+        self.registry.open(name, &known(subject, name)?, sign_in)
     }
+
+    /// Opens an instance for what was permitted, narrowed to it.
+    fn open_for(
+        &self,
+        permit: &Permit,
+        lease: Option<LeaseId>,
+        name: &str,
+        sign_in: &SignIn,
+    ) -> Result<Opened, ProviderError> {
+        self.registry.open_for(name, &known(permit.subject(), name)?, sign_in, permit.scope(), lease)
+    }
+}
+
+fn known(subject: &Subject, name: &str) -> Result<Instance, ProviderError> {
+    subject.instance(name).ok_or_else(|| ProviderError {
+        kind: ErrorKind::Unsupported,
+        instance: name.to_owned(),
+        reference: None,
+        cause: "there is no such instance".to_owned(),
+        hint: Some("see which exist: broker provider list".to_owned()),
+        retry: Retry::Never,
+    })
 }
 
 fn deadline(timing: Timing) -> Instant {
@@ -284,10 +438,7 @@ fn deadline(timing: Timing) -> Instant {
 
 /// Returns the names of the credentials that the subject's instances sign in with.
 pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<String> {
-    let mut instances: Vec<_> = subject.wanted.iter().map(|wanted| wanted.reference.instance.as_str()).collect();
-    instances.sort_unstable();
-    instances.dedup();
-    let settings = instances.into_iter().filter_map(|name| subject.instance(name)).map(|instance| instance.settings);
+    let settings = subject.instances().into_iter().map(|(_, instance)| instance.settings);
     let names = settings.filter_map(|settings| {
         let names = Kind::named(&settings.kind)?.bootstrap_names(&settings);
         Some(names.into_iter().map(str::to_owned).collect::<Vec<_>>())

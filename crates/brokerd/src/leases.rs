@@ -2,63 +2,95 @@
 //!
 //! The process, not the client's good will, ends a lease: the kernel makes the pidfd readable when the process exits,
 //! is killed or crashes. Time is counted on `CLOCK_BOOTTIME`, which neither a clock that is set back nor a suspended
-//! machine stretches. Every end is one audit record.
+//! machine stretches. What was issued for a lease is prolonged while it lives and revoked when it ends, and then its end is
+//! one audit record.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use broker_core::code::ErrorCode;
 use broker_core::event::Event;
-use broker_core::lease::{Lease, LeaseEnd, LeaseId};
+use broker_core::lease::{Credential, CredentialEnd, EndedCredential, Lease, LeaseEnd, LeaseId};
 use broker_core::principal::ProcessId;
+use broker_core::reference::SecretRef;
+use broker_providers::issue::EntryId;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::audit::Audit;
+use crate::endpoint::Serving;
+use crate::fetch::Stores;
+use crate::ledger::Ledger;
+use crate::revocation;
 
 /// Longest sleep between two looks at the clock: a suspended machine wakes with timers that slept too.
 const TICK: Duration = Duration::from_secs(5);
 
+/// Shortest sleep between two looks at what is to be prolonged.
+const SHORTEST_NAP: Duration = Duration::from_millis(100);
+
+/// How long one renewal may take.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
+
 /// The live leases of one daemon.
 pub(crate) struct Leases {
     audit: Arc<Audit>,
+    ledger: Arc<Ledger>,
+    stores: Arc<Stores>,
     state: Mutex<State>,
-    changed: Notify,
+    /// A lease began: the next one to expire may be another.
+    began: Notify,
+    /// A lease has ended with all that was issued for it.
+    ended: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    live: HashMap<LeaseId, (Lease, Duration)>,
+    live: HashMap<LeaseId, Live>,
+    /// Those whose credentials are being revoked.
+    ending: HashSet<LeaseId>,
     by_expiry: BTreeMap<(Duration, LeaseId), ()>,
     by_process: HashMap<ProcessId, Vec<LeaseId>>,
 }
 
+struct Live {
+    lease: Lease,
+    /// Since boot.
+    ends: Duration,
+    /// What is served to the process; it is closed when this is dropped.
+    _endpoints: Vec<Serving>,
+}
+
 impl Leases {
-    /// Returns a book of leases that writes their ends to `audit`.
-    pub(crate) fn new(audit: Arc<Audit>) -> Arc<Self> {
-        Arc::new(Self { audit, state: Mutex::default(), changed: Notify::new() })
+    /// Returns a book of leases that writes their ends to `audit` and revokes what `ledger` holds for them.
+    pub(crate) fn new(audit: Arc<Audit>, ledger: Arc<Ledger>, stores: Arc<Stores>) -> Arc<Self> {
+        let state = Mutex::default();
+        Arc::new(Self { audit, ledger, stores, state, began: Notify::new(), ended: Notify::new() })
     }
 
     /// Begins a lease whose record is written already, and watches its process.
-    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, pidfd: Arc<OwnedFd>) {
-        let left = Duration::try_from(lease.expires - Timestamp::now()).unwrap_or_default();
-        let ends = since_boot() + left;
-        let process = lease.process.clone();
-        tracing::debug!(lease = %lease.id, pid = process.pid, names = ?lease.names, "a lease begins");
+    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, pidfd: Arc<OwnedFd>, endpoints: Vec<Serving>) {
+        let ends = Duration::from_millis(lease.expires_since_boot_ms);
+        let (id, process) = (lease.id, lease.process.clone());
+        tracing::debug!(lease = %id, pid = process.pid, names = ?lease.names, "a lease begins");
         let mut state = self.lock();
-        state.by_expiry.insert((ends, lease.id), ());
+        state.by_expiry.insert((ends, id), ());
         let first = !state.by_process.contains_key(&process);
-        state.by_process.entry(process.clone()).or_default().push(lease.id);
-        state.live.insert(lease.id, (lease, ends));
+        state.by_process.entry(process.clone()).or_default().push(id);
+        state.live.insert(id, Live { lease, ends, _endpoints: endpoints });
         drop(state);
-        self.changed.notify_one();
+        self.began.notify_one();
         if first {
             tokio::spawn(self.clone().watch(process, pidfd));
+        }
+        if self.ledger.of_lease(id).iter().any(|(_, ending)| ending.about.renewable) {
+            tokio::spawn(self.clone().renew(id));
         }
     }
 
@@ -79,60 +111,185 @@ impl Leases {
         }
         let ids = self.lock().by_process.remove(&process).unwrap_or_default();
         for id in ids {
-            self.end(&id, LeaseEnd::Exit, None);
+            self.end(id, LeaseEnd::Exit, None);
         }
     }
 
-    /// Ends one lease; tells whether it was live.
-    pub(crate) fn end(&self, id: &LeaseId, how: LeaseEnd, error: Option<ErrorCode>) -> bool {
+    /// Prolongs what was issued for a lease ahead of its end, for as long as the lease lives and no longer.
+    async fn renew(self: Arc<Self>, id: LeaseId) {
+        let began = Timestamp::now();
+        // When each was prolonged last: a third of its life before its end it is prolonged again.
+        let mut since: HashMap<EntryId, Timestamp> = HashMap::new();
+        loop {
+            let Some(left) = self.left(id) else { return };
+            let entries = self.ledger.of_lease(id);
+            let mut next = TICK;
+            for (entry, ending) in entries.iter().filter(|(_, ending)| ending.about.renewable) {
+                let (now, expires) = (Timestamp::now(), ending.about.expires);
+                let last = *since.get(entry).unwrap_or(&began);
+                let life = Duration::try_from(expires - last).unwrap_or_default();
+                let due = Duration::try_from(expires - now).unwrap_or_default().saturating_sub(life / 3);
+                if !due.is_zero() {
+                    next = next.min(due);
+                    continue;
+                }
+                // What lasts as long as its run needs no more.
+                if Duration::try_from(expires - now).unwrap_or_default() >= left {
+                    continue;
+                }
+                match self.stores.renew(ending, left, Instant::now() + RENEW_WITHIN).await {
+                    Ok(expires) => {
+                        since.insert(*entry, now);
+                        self.ledger.prolonged(*entry, expires);
+                        self.prolonged(id, &ending.about.references, expires);
+                    }
+                    Err(error) => tracing::warn!(lease = %id, %error, "a credential is not renewed"),
+                }
+            }
+            tokio::time::sleep(next.max(SHORTEST_NAP)).await;
+        }
+    }
+
+    /// Takes note that a credential of a live lease lasts until `expires`, and puts it on record.
+    pub(crate) fn prolonged(&self, id: LeaseId, references: &[SecretRef], expires: Timestamp) {
         let mut state = self.lock();
-        let Some((lease, ends)) = state.live.remove(id) else { return false };
-        state.by_expiry.remove(&(ends, *id));
+        let Some(live) = state.live.get_mut(&id) else { return };
+        for credential in live.lease.credentials.iter_mut().filter(|credential| credential.references == references) {
+            credential.expires = expires;
+        }
+        let credentials = live.lease.credentials.clone();
+        drop(state);
+        if let Err(error) = self.audit.append(Event::Issued { lease: id, credentials }) {
+            tracing::error!(%error, "what was prolonged is not recorded");
+        }
+    }
+
+    /// Returns how much longer a lease may live; nothing when it does not.
+    pub(crate) fn left(&self, id: LeaseId) -> Option<Duration> {
+        let ends = self.lock().live.get(&id)?.ends;
+        Some(ends.saturating_sub(since_boot())).filter(|left| !left.is_zero())
+    }
+
+    /// Ends one lease; tells whether it was live. What was issued for it is revoked by and by, and then its end is recorded.
+    pub(crate) fn end(self: &Arc<Self>, id: LeaseId, how: LeaseEnd, error: Option<ErrorCode>) -> bool {
+        let mut state = self.lock();
+        let Some(Live { lease, ends, .. }) = state.live.remove(&id) else { return false };
+        state.by_expiry.remove(&(ends, id));
         // The watch of the process goes on while the process lives: a later lease joins it.
         if let Some(ids) = state.by_process.get_mut(&lease.process) {
-            ids.retain(|other| other != id);
+            ids.retain(|other| *other != id);
         }
         drop(state);
         tracing::debug!(lease = %id, ?how, "a lease ends");
-        self.record_end(id, how, error);
+        self.finish(id, lease.credentials, how, error);
         true
     }
 
-    /// Writes the end of a lease that never became live.
-    pub(crate) fn record_end(&self, id: &LeaseId, how: LeaseEnd, error: Option<ErrorCode>) {
-        if let Err(error) = self.audit.append(Event::LeaseEnded { lease: *id, how, error, credentials: Vec::new() }) {
+    /// Ends what was issued for a lease that is not live, or no longer, and then records how the lease ended.
+    pub(crate) fn finish(
+        self: &Arc<Self>,
+        id: LeaseId,
+        credentials: Vec<Credential>,
+        how: LeaseEnd,
+        error: Option<ErrorCode>,
+    ) {
+        let entries = self.ledger.close(id);
+        let is_held = |c: &Credential| entries.iter().any(|(_, ending)| ending.about.references == c.references);
+        let rest = credentials.into_iter().filter(|credential| !credential.revocable || !is_held(credential));
+        let dropped = rest.map(|Credential { references, expires, revocable, .. }| EndedCredential {
+            references,
+            end: if revocable { CredentialEnd::Lost } else { CredentialEnd::Dropped },
+            expires: Some(expires).filter(|expires| *expires > Timestamp::now()),
+        });
+        let mut ended: Vec<_> = dropped.collect();
+        if entries.is_empty() {
+            return self.record_end(id, how, error, ended);
+        }
+        self.lock().ending.insert(id);
+        let leases = self.clone();
+        tokio::spawn(async move {
+            ended.extend(revocation::revoke(&leases.stores, &leases.ledger, entries).await);
+            leases.record_end(id, how, error, ended);
+            leases.lock().ending.remove(&id);
+            leases.ended.notify_waiters();
+        });
+    }
+
+    /// Ends what was issued under a lease that was never recorded: it served a look and no run.
+    pub(crate) fn give_back(&self, id: LeaseId) {
+        revocation::revoke_strays(&self.stores, &self.ledger, self.ledger.close(id));
+    }
+
+    fn record_end(&self, lease: LeaseId, how: LeaseEnd, error: Option<ErrorCode>, credentials: Vec<EndedCredential>) {
+        if let Err(error) = self.audit.append(Event::LeaseEnded { lease, how, error, credentials }) {
             // Nothing is delivered by an end, so there is nothing to refuse; the next start writes what is missing.
             tracing::error!(%error, "the end of a lease is not recorded");
         }
     }
 
+    /// Waits until everything that was issued for ended leases has ended too, at most `within`. Returns how many leases are
+    /// still ending.
+    pub(crate) async fn settled(&self, within: Duration) -> usize {
+        let until = Instant::now() + within;
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // Before the look, so that no end between the two is missed.
+            ended.as_mut().enable();
+            let ending = self.lock().ending.len();
+            if ending == 0 || tokio::time::timeout_at(until, ended).await.is_err() {
+                return ending;
+            }
+        }
+    }
+
     /// Ends every lease and returns how many there were.
-    pub(crate) fn end_all(&self, how: LeaseEnd) -> usize {
-        let ids: Vec<_> = self.lock().live.keys().cloned().collect();
-        ids.iter().filter(|id| self.end(id, how, None)).count()
+    pub(crate) fn end_all(self: &Arc<Self>, how: LeaseEnd) -> usize {
+        let ids: Vec<_> = self.lock().live.keys().copied().collect();
+        ids.into_iter().filter(|id| self.end(*id, how, None)).count()
+    }
+
+    /// Ends the leases for which something was issued that only this daemon can revoke, and returns how many there were.
+    pub(crate) fn end_revocable(self: &Arc<Self>, how: LeaseEnd) -> usize {
+        let is_revocable = |live: &Live| live.lease.credentials.iter().any(|credential| credential.revocable);
+        let ids: Vec<_> = self.lock().live.iter().filter(|(_, live)| is_revocable(live)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter(|id| self.end(*id, how, None)).count()
     }
 
     /// Returns the live leases, oldest first.
     pub(crate) fn list(&self) -> Vec<Lease> {
-        let mut all: Vec<_> = self.lock().live.values().map(|(lease, _)| lease.clone()).collect();
+        let mut all: Vec<_> = self.lock().live.values().map(|live| live.lease.clone()).collect();
         all.sort_by(|a, b| (a.started, &a.id).cmp(&(b.started, &b.id)));
         all
     }
 
-    /// Returns how many leases are live.
+    /// Returns how many leases are live or still ending.
     pub(crate) fn count(&self) -> usize {
-        self.lock().live.len()
+        let state = self.lock();
+        state.live.len() + state.ending.len()
     }
 
-    /// Takes up the leases that an earlier daemon left: those whose process still runs go on, the others end.
+    /// Returns how many leases of a project are live.
+    pub(crate) fn count_of(&self, project: &str) -> usize {
+        self.lock().live.values().filter(|live| live.lease.project == project).count()
+    }
+
+    /// Takes up the leases that an earlier daemon left: those whose process still runs go on, the others end. What was
+    /// issued for no lease that goes on is revoked.
     pub(crate) fn adopt(self: &Arc<Self>, left: Vec<Lease>) {
+        let mut known = HashSet::new();
         for lease in left {
+            known.insert(lease.id);
             match crate::peer::reopen(&lease.process) {
-                Some(pidfd) if lease.expires > Timestamp::now() => self.begin(lease, Arc::new(pidfd)),
-                Some(_) => self.record_end(&lease.id, LeaseEnd::Expired, None),
-                None => self.record_end(&lease.id, LeaseEnd::Unattended, None),
+                // Of this boot, since its process is: that clock stands still for nobody.
+                Some(pidfd) if Duration::from_millis(lease.expires_since_boot_ms) > since_boot() => {
+                    self.begin(lease, Arc::new(pidfd), Vec::new());
+                }
+                Some(_) => self.finish(lease.id, lease.credentials, LeaseEnd::Expired, None),
+                None => self.finish(lease.id, lease.credentials, LeaseEnd::Unattended, None),
             }
         }
+        revocation::revoke_strays(&self.stores, &self.ledger, self.ledger.strays(&known));
     }
 
     /// Ends leases whose time is up, until the daemon stops.
@@ -146,14 +303,14 @@ impl Leases {
                 (due, state.by_expiry.keys().find(|(ends, _)| *ends > now).map(|(ends, _)| *ends))
             };
             for id in due {
-                self.end(&id, LeaseEnd::Expired, None);
+                self.end(id, LeaseEnd::Expired, None);
             }
             match next {
                 Some(ends) => {
                     let nap = (ends - now).min(TICK);
-                    let _ = tokio::time::timeout(nap, self.changed.notified()).await;
+                    let _ = tokio::time::timeout(nap, self.began.notified()).await;
                 }
-                None => self.changed.notified().await,
+                None => self.began.notified().await,
             }
         }
     }
@@ -163,7 +320,8 @@ impl Leases {
     }
 }
 
-fn since_boot() -> Duration {
+/// Returns the time since boot, which goes on while the machine sleeps and which nobody sets.
+pub(crate) fn since_boot() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
@@ -172,7 +330,10 @@ fn since_boot() -> Duration {
 mod tests {
     use std::process::Command;
 
+    use broker_providers::registry::Context;
+
     use super::*;
+    use crate::ledger_memory::LedgerMemory;
 
     fn process_of(pid: u32) -> (ProcessId, Arc<OwnedFd>) {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -193,7 +354,7 @@ mod tests {
             process: process.clone(),
             started,
             expires: started + lasts,
-            expires_since_boot_ms: 0,
+            expires_since_boot_ms: (since_boot() + lasts).as_millis() as u64,
             session: None,
             credentials: Vec::new(),
         }
@@ -209,7 +370,9 @@ mod tests {
 
     fn book(dir: &tempfile::TempDir) -> (Arc<Leases>, std::path::PathBuf) {
         let path = dir.path().join("audit.jsonl");
-        (Leases::new(Audit::new(path.clone(), false)), path)
+        let ledger = Ledger::new(LedgerMemory::open(None).unwrap());
+        let context = Context { data_dir: dir.path().to_owned(), keyring: false, ledger: ledger.clone() };
+        (Leases::new(Audit::new(path.clone(), false), ledger, Arc::new(Stores::new(context))), path)
     }
 
     #[tokio::test]
@@ -218,8 +381,8 @@ mod tests {
         let (leases, log) = book(&dir);
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let (process, pidfd) = process_of(child.id());
-        leases.begin(lease(1, &process, Duration::from_secs(600)), pidfd.clone());
-        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd);
+        leases.begin(lease(1, &process, Duration::from_secs(600)), pidfd.clone(), Vec::new());
+        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new());
         assert_eq!(leases.count(), 2);
         child.kill().unwrap();
         child.wait().unwrap();
@@ -233,8 +396,8 @@ mod tests {
         let (leases, log) = book(&dir);
         tokio::spawn(leases.clone().expire());
         let (process, pidfd) = process_of(std::process::id());
-        leases.begin(lease(1, &process, Duration::from_millis(30)), pidfd.clone());
-        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd);
+        leases.begin(lease(1, &process, Duration::from_millis(30)), pidfd.clone(), Vec::new());
+        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new());
         until("the end of the short lease", || leases.count() == 1).await;
         assert!(std::fs::read_to_string(log).unwrap().contains("\"how\":\"expired\""));
     }
@@ -245,8 +408,12 @@ mod tests {
         let (leases, log) = book(&dir);
         let (process, _) = process_of(std::process::id());
         let dead = ProcessId { start_time: 1, ..process.clone() };
-        leases.adopt(vec![lease(1, &process, Duration::from_secs(600)), lease(2, &dead, Duration::from_secs(600))]);
+        // A clock that was set back would give it years more.
+        let over = Lease { expires: Timestamp::MAX, ..lease(3, &process, Duration::ZERO) };
+        let lasting = Duration::from_secs(600);
+        leases.adopt(vec![lease(1, &process, lasting), lease(2, &dead, lasting), over]);
         assert_eq!(leases.count(), 1);
+        assert!(std::fs::read_to_string(&log).unwrap().contains("\"how\":\"expired\""));
         assert!(std::fs::read_to_string(log).unwrap().contains("\"how\":\"unattended\""));
     }
 }

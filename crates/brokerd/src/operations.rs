@@ -1,68 +1,48 @@
 //! What can be asked besides a grant: each operation walks the same steps of the pipeline and then does its one thing.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use broker_core::decision::Decision;
 use broker_core::event::Event;
-use broker_core::lease::LeaseEnd;
+use broker_core::lease::{LeaseEnd, LeaseId};
 use broker_core::reference::SecretRef;
 use broker_core::request::Right;
 use broker_core::secret::SecretValue;
 use broker_protocol::message::{
-    Ask, Checked, Explained, ExplainedSecret, GrantHead, LeaseEndAsk, Locked, ProviderRow, Providers, SecretDone,
-    SecretHistory, SecretList, SecretNamed, SecretRow, SecretVersion, TrustAsk, TrustShown,
+    Ask, Checked, GrantHead, LeaseEndAsk, Locked, ProviderRow, Providers, SecretDone, SecretHistory, SecretList,
+    SecretNamed, SecretRow, SecretVersion, TrustAsk, TrustShown,
 };
 use broker_providers::provider::{DescribedVersion, ListOptions, Stage};
 use broker_providers::registry::{KINDS, Kind};
 use jiff::Timestamp;
 
 use crate::broker::Broker;
-use crate::fetch::{bootstrap_of, sign_in_of};
+use crate::fetch::sign_in_of;
 use crate::peer::Peer;
-use crate::pipeline::{Delivery, control, permit, request_for};
+use crate::pipeline::{Delivery, control, new_lease_id, permit};
 use crate::refusal::Refusal;
 use crate::subject::Subject;
 use crate::trust::Trust;
-
-/// Says what a run would get, fetching nothing and asking nobody.
-pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explained, Refusal> {
-    let subject = Subject::of_profile(broker, ask)?;
-    let request = request_for(peer, Right::Use, &subject, ask);
-    let decision = broker.policy.decide(&request);
-    let Some(project) = &subject.project else { return Err(Refusal::NoManifest) };
-    let secret = |wanted: &crate::subject::Wanted| ExplainedSecret {
-        name: wanted.name.clone().unwrap_or_default(),
-        reference: wanted.reference.to_string(),
-        kind: subject.instance(&wanted.reference.instance).map(|instance| instance.settings.kind).unwrap_or_default(),
-        required: wanted.required,
-        description: wanted.description.clone(),
-    };
-    let set: Vec<_> = subject.wanted.iter().filter_map(|wanted| wanted.name.as_deref()).collect();
-    let bootstrap = bootstrap_of(&subject).into_iter().filter(|name| !set.contains(&name.as_str()));
-    Ok(Explained {
-        project: request.project,
-        profile: subject.profile.clone(),
-        trusted: broker.trust.holds(&Trust::pin_of(&project.path, &project.sha256)?),
-        decision: match &decision {
-            Decision::Allow { .. } => "allow",
-            Decision::Ask { .. } => "ask",
-            Decision::Deny { .. } => "deny",
-        }
-        .to_owned(),
-        rule: decision.rule().to_owned(),
-        ttl_seconds: subject.ttl.as_secs(),
-        secrets: subject.wanted.iter().map(secret).collect(),
-        settings: project.manifest.settings.keys().cloned().collect(),
-        removed: subject.withheld.iter().cloned().chain(bootstrap).collect(),
-    })
-}
 
 /// Fetches everything a profile lists and shows nothing of it.
 pub(crate) async fn check(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Checked, Refusal> {
     let subject = Subject::of_profile(broker, &ask)?;
     let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
-    let secrets = broker.stores.check(&permit, &sign_in_of(&ask), &ask).await?;
+    // What is issued for nobody's run is given back whatever comes of the check.
+    let tried = GivenBack { broker, lease: new_lease_id()? };
+    let secrets = broker.stores.check(&permit, tried.lease, &sign_in_of(&ask), &ask).await?;
     Ok(Checked { profile: permit.subject().profile.clone(), secrets })
+}
+
+/// Ends what was issued under a lease that never was one.
+struct GivenBack<'b> {
+    broker: &'b Broker,
+    lease: LeaseId,
+}
+
+impl Drop for GivenBack<'_> {
+    fn drop(&mut self) {
+        self.broker.leases.give_back(self.lease);
+    }
 }
 
 /// Shows one value to a person.
@@ -70,7 +50,7 @@ pub(crate) async fn get(broker: &Broker, peer: &Peer, named: SecretNamed) -> Res
     let SecretNamed { ask, target } = named;
     let subject = Subject::of_target(broker, &ask, &target)?;
     let permit = permit(broker, peer, Right::Read, subject, &ask, false)?;
-    let found = broker.stores.fetch(&permit, &sign_in_of(&ask), &ask).await?;
+    let found = broker.stores.fetch(&permit, None, &sign_in_of(&ask), &ask).await?;
     peer.look_again()?;
     let (names, values): (Vec<_>, Vec<_>) = found.values.into_iter().unzip();
     let lengths = names.into_iter().zip(values.iter().map(|value| value.len())).collect();
@@ -221,24 +201,29 @@ pub(crate) fn trust(broker: &Broker, peer: &Peer, asked: TrustAsk) -> Result<Tru
 }
 
 /// Ends every lease and forgets everything held.
-pub(crate) fn lock(broker: &Broker, peer: &Peer) -> Result<Locked, Refusal> {
+pub(crate) async fn lock(broker: &Broker, peer: &Peer) -> Result<Locked, Refusal> {
     control(broker, peer)?;
     // Forgetting comes first: whatever happens to the record, the values are gone.
     broker.stores.forget();
+    broker.scopes.renew();
     let leases = broker.leases.end_all(LeaseEnd::Ended);
     broker.audit.append(Event::Locked { leases })?;
-    Ok(Locked { leases })
+    Ok(Locked { leases, ending: broker.leases.settled(SETTLE).await })
 }
 
 /// Ends one lease, or all.
-pub(crate) fn end_lease(broker: &Broker, peer: &Peer, asked: &LeaseEndAsk) -> Result<Locked, Refusal> {
+pub(crate) async fn end_lease(broker: &Broker, peer: &Peer, asked: LeaseEndAsk) -> Result<Locked, Refusal> {
     control(broker, peer)?;
-    match &asked.lease {
-        None => Ok(Locked { leases: broker.leases.end_all(LeaseEnd::Ended) }),
-        Some(id) if broker.leases.end(id, LeaseEnd::Ended, None) => Ok(Locked { leases: 1 }),
-        Some(id) => Err(Refusal::UnknownLease(id.to_string())),
-    }
+    let leases = match asked.lease {
+        None => broker.leases.end_all(LeaseEnd::Ended),
+        Some(id) if broker.leases.end(id, LeaseEnd::Ended, None) => 1,
+        Some(id) => return Err(Refusal::UnknownLease(id.to_string())),
+    };
+    Ok(Locked { leases, ending: broker.leases.settled(SETTLE).await })
 }
+
+/// How long whoever ended leases waits to hear that what was issued for them is revoked.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// Lists the kinds of provider and the configured instances.
 pub(crate) fn providers(broker: &Broker) -> Result<Providers, Refusal> {

@@ -1,22 +1,27 @@
-//! The order of the security steps, read downwards: parse, trust, decide, approve, record, fetch, lease, answer.
+//! The order of the security steps, read downwards: parse, trust, decide, approve, record, fetch or issue, lease, answer.
 //!
 //! Each step takes what the step before it proved: deciding takes a trusted subject, recording an approved request,
 //! fetching a [`Permit`], and only [`record`] makes one. So nothing is fetched that was not decided on and written down,
 //! whichever command asked. No record, no secret.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use broker_core::code::ErrorCode;
 use broker_core::decision::Decision;
 use broker_core::event::Event;
-use broker_core::lease::{Lease, LeaseEnd, LeaseId};
+use broker_core::lease::{Credential, Lease, LeaseEnd, LeaseId};
 use broker_core::request::{Request, Right};
+use broker_core::scope::Scope;
 use broker_core::secret::SharedValue;
 use broker_protocol::message::{Ask, GrantHead};
+use broker_providers::issue;
 use jiff::Timestamp;
 
 use crate::broker::Broker;
+use crate::endpoint::{self, Serving};
 use crate::fetch::{Found, sign_in_of};
+use crate::leases::since_boot;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::subject::Subject;
@@ -27,6 +32,7 @@ use crate::trust::Trust;
 #[must_use]
 pub(crate) struct Permit {
     subject: Subject,
+    scope: Arc<Scope>,
     lease: Option<Lease>,
 }
 
@@ -34,6 +40,11 @@ impl Permit {
     /// Returns what was permitted.
     pub(crate) fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// Returns for whom, and for what alone, managers are asked.
+    pub(crate) fn scope(&self) -> &Arc<Scope> {
+        &self.scope
     }
 }
 
@@ -65,17 +76,51 @@ pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Deli
     let permit = permit(broker, peer, Right::Use, subject, &ask, true)?;
     let mut unused = Unused::of(broker, &permit);
 
-    let fetched = broker.stores.fetch(&permit, &sign_in_of(&ask), &ask).await;
-    let found = fetched.inspect_err(|refusal| unused.because(LeaseEnd::NotFetched, refusal))?;
+    let lease = permit.lease.as_ref().map(|lease| lease.id);
+    let fetched = broker.stores.fetch(&permit, lease, &sign_in_of(&ask), &ask).await;
+    let mut found = fetched.inspect_err(|refusal| unused.because(LeaseEnd::NotFetched, refusal))?;
+    let issued = record_issued(broker, &permit, &found);
+    unused.credentials = issued.inspect_err(|refusal| unused.because(LeaseEnd::NotDelivered, refusal))?;
+    let served = serve(broker, peer, &mut found).await;
+    let endpoints = served.inspect_err(|refusal| unused.because(LeaseEnd::NotDelivered, refusal))?;
 
     let looked = peer.look_again().map_err(Refusal::from);
     looked.inspect_err(|refusal| unused.because(LeaseEnd::NotDelivered, refusal))?;
+    let credentials = unused.disarm();
     if let Some(lease) = &permit.lease {
-        broker.leases.begin(lease.clone(), peer.pidfd());
+        broker.leases.begin(Lease { credentials, ..lease.clone() }, peer.pidfd(), endpoints);
     }
-    unused.disarm();
     broker.count_grant();
     Ok(answer(&permit, found))
+}
+
+/// Puts on record what was issued, before any of it leaves. Returns it as the lease holds it.
+fn record_issued(broker: &Broker, permit: &Permit, found: &Found) -> Result<Vec<Credential>, Refusal> {
+    let Some(lease) = permit.lease.as_ref().filter(|_| !found.credentials.is_empty()) else { return Ok(Vec::new()) };
+    let credential = |(issued, endpoint): &(Arc<issue::Credential>, bool)| Credential {
+        references: issued.references.clone(),
+        expires: issued.expires,
+        revocable: issued.revocation.is_some(),
+        endpoint: *endpoint,
+    };
+    let credentials: Vec<_> = found.credentials.iter().map(credential).collect();
+    broker.quota.issued(&lease.project, since_boot(), credentials.len());
+    broker.audit.append(Event::Issued { lease: lease.id, credentials: credentials.clone() })?;
+    Ok(credentials)
+}
+
+/// Opens the endpoints of a run, and adds the variables that lead to them to its values.
+async fn serve(broker: &Broker, peer: &Peer, found: &mut Found) -> Result<Vec<Serving>, Refusal> {
+    let (root, uid) = (peer.principal.process.pid, peer.principal.uid);
+    let mut endpoints = Vec::with_capacity(found.endpoints.len());
+    for seed in std::mem::take(&mut found.endpoints) {
+        let name = seed.name.clone();
+        let served = endpoint::serve(seed, &broker.leases, root, uid).await;
+        let (serving, variables) = served.map_err(|error| Refusal::Endpoint(name, error))?;
+        endpoints.push(serving);
+        found.values.extend(variables);
+    }
+    Ok(endpoints)
 }
 
 /// Takes a request through every step before fetching. With `leased` a lease starts in the same record.
@@ -93,7 +138,8 @@ pub(crate) fn permit(
     let trusted = trust(broker, subject)?;
     let allowed = decide(broker, peer, right, trusted, ask)?;
     let approved = approve(allowed)?;
-    record(broker, approved, leased)
+    let within = if leased { quota(broker, approved)? } else { approved };
+    record(broker, within, leased)
 }
 
 /// Lets through what needs no manifest, and manifests whose bytes were agreed to in this directory.
@@ -131,12 +177,28 @@ fn approve(allowed: Allowed) -> Result<Approved, Refusal> {
     }
 }
 
+/// Counts a lease that is to begin. A project that has all it may have is refused, and that is on record.
+fn quota(broker: &Broker, approved: Approved) -> Result<Approved, Refusal> {
+    let Allowed { subject, request, .. } = &approved.0;
+    let limits = subject.config.limits();
+    let live = broker.leases.count_of(&request.project);
+    match broker.quota.begin(&request.project, limits, since_boot(), live, subject.issues()) {
+        Ok(()) => Ok(approved),
+        Err(exceeded) => {
+            let decision = Decision::Deny { rule: "quota".to_owned(), because: exceeded.to_string() };
+            broker.audit.append(event(request, decision, None))?;
+            Err(exceeded.into())
+        }
+    }
+}
+
 /// Writes the decision and, where one starts, the lease: one record, complete before anything is fetched.
 fn record(broker: &Broker, approved: Approved, leased: bool) -> Result<Permit, Refusal> {
     let Approved(Allowed { subject, request, decision }) = approved;
-    let lease = leased.then(|| lease_for(&request, &subject)).transpose()?;
+    let scope = broker.scopes.scope(&request.principal, &subject)?;
+    let lease = leased.then(|| lease_for(&request, &subject, &scope)).transpose()?;
     broker.audit.append(event(&request, decision, lease.clone()))?;
-    Ok(Permit { subject, lease })
+    Ok(Permit { subject, scope, lease })
 }
 
 fn answer(permit: &Permit, found: Found) -> Delivery {
@@ -168,6 +230,7 @@ fn answer(permit: &Permit, found: Found) -> Delivery {
 struct Unused<'b> {
     broker: &'b Broker,
     lease: Option<LeaseId>,
+    credentials: Vec<Credential>,
     how: LeaseEnd,
     error: Option<ErrorCode>,
 }
@@ -175,7 +238,7 @@ struct Unused<'b> {
 impl<'b> Unused<'b> {
     fn of(broker: &'b Broker, permit: &Permit) -> Self {
         let lease = permit.lease.as_ref().map(|lease| lease.id);
-        Self { broker, lease, how: LeaseEnd::NotDelivered, error: None }
+        Self { broker, lease, credentials: Vec::new(), how: LeaseEnd::NotDelivered, error: None }
     }
 
     fn because(&mut self, how: LeaseEnd, refusal: &Refusal) {
@@ -183,8 +246,10 @@ impl<'b> Unused<'b> {
         self.error = Some(refusal.code());
     }
 
-    fn disarm(mut self) {
+    /// Lets the lease live. Returns what was issued for it.
+    fn disarm(mut self) -> Vec<Credential> {
         self.lease = None;
+        std::mem::take(&mut self.credentials)
     }
 }
 
@@ -192,7 +257,8 @@ impl Drop for Unused<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
             tracing::debug!(%lease, how = ?self.how, "nothing was delivered");
-            self.broker.leases.record_end(&lease, self.how, self.error);
+            let credentials = std::mem::take(&mut self.credentials);
+            self.broker.leases.finish(lease, credentials, self.how, self.error);
         }
     }
 }
@@ -204,7 +270,7 @@ pub(crate) fn request_for(peer: &Peer, right: Right, subject: &Subject, ask: &As
         right,
         project: subject.project.as_ref().map(|p| p.manifest.project.name.clone()).unwrap_or_default(),
         profile: subject.profile.clone(),
-        references: subject.wanted.iter().map(|wanted| wanted.reference.clone()).collect(),
+        references: subject.references(),
         argv: ask.argv.iter().take(MAX_ARGUMENTS).map(|argument| shortened(argument, MAX_TEXT)).collect(),
         cwd: ask.cwd.clone(),
         reason: ask.reason.as_deref().map(|reason| shortened(reason, MAX_TEXT)),
@@ -263,12 +329,18 @@ fn event(request: &Request, decision: Decision, lease: Option<Lease>) -> Event {
     }
 }
 
-fn lease_for(request: &Request, subject: &Subject) -> Result<Lease, Refusal> {
+/// Returns the id of a lease that nobody can guess.
+pub(crate) fn new_lease_id() -> Result<LeaseId, Refusal> {
     let mut random = [0; 24];
     getrandom::fill(&mut random).map_err(|error| Refusal::Malformed(format!("no random bytes: {error}")))?;
+    Ok(LeaseId::from_random(random))
+}
+
+fn lease_for(request: &Request, subject: &Subject, scope: &Scope) -> Result<Lease, Refusal> {
     let started = Timestamp::now();
+    let ends = since_boot() + subject.ttl;
     Ok(Lease {
-        id: LeaseId::from_random(random),
+        id: new_lease_id()?,
         project: request.project.clone(),
         profile: request.profile.clone(),
         names: subject.wanted.iter().filter_map(|wanted| wanted.name.clone()).collect(),
@@ -276,8 +348,8 @@ fn lease_for(request: &Request, subject: &Subject) -> Result<Lease, Refusal> {
         process: request.principal.process.clone(),
         started,
         expires: started.checked_add(subject.ttl).unwrap_or(Timestamp::MAX),
-        expires_since_boot_ms: 0,
-        session: None,
+        expires_since_boot_ms: u64::try_from(ends.as_millis()).unwrap_or(u64::MAX),
+        session: Some(scope.session),
         credentials: Vec::new(),
     })
 }

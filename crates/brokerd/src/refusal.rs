@@ -10,6 +10,7 @@ use broker_providers::provider::{ErrorKind, ProviderError};
 
 use crate::audit::AuditError;
 use crate::peer::PeerError;
+use crate::quota::Exceeded;
 use crate::trust::TrustError;
 
 /// A request that is not served.
@@ -44,6 +45,21 @@ pub(crate) enum Refusal {
     /// The target cannot be written as it stands.
     #[error("`{0}` names a field or a version, which cannot be written alone")]
     NotWhole(String),
+    /// The reference says behind `?` what its kind does not know.
+    #[error("`{0}` has the option `{1}`, which its provider does not know")]
+    UnknownOption(String, String),
+    /// Where an instance names its key there is no reference.
+    #[error("the `key` of `{0}` is no reference")]
+    KeyIsNoReference(String),
+    /// Two endpoints of one protocol: a program can ask one of them only.
+    #[error("`{0}` and `{1}` are both served by the variables of one endpoint")]
+    TwoEndpoints(String, String),
+    /// The endpoint cannot listen.
+    #[error("the endpoint of `{0}` cannot be served: {1}")]
+    Endpoint(String, std::io::Error),
+    /// The project has all that it may have.
+    #[error(transparent)]
+    Quota(#[from] Exceeded),
     /// The manifest was not agreed to, or changed since.
     #[error("`{0}` is not trusted as it is now")]
     Untrusted(PathBuf),
@@ -102,7 +118,10 @@ impl Refusal {
             Self::Select(_) | Self::UnknownTarget { .. } | Self::UnknownInstance(_) | Self::UnknownLease(_) => {
                 ErrorCode::NotFound
             }
-            Self::NotWhole(_) => ErrorCode::Usage,
+            Self::NotWhole(_) | Self::UnknownOption(..) => ErrorCode::Usage,
+            Self::KeyIsNoReference(_) | Self::TwoEndpoints(..) => ErrorCode::Manifest,
+            Self::Endpoint(..) => ErrorCode::Daemon,
+            Self::Quota(_) => ErrorCode::Quota,
             Self::Untrusted(_) | Self::ChangedMeanwhile(_) => ErrorCode::Untrusted,
             Self::Denied { .. } => ErrorCode::Denied,
             Self::ApprovalNeeded { .. } => ErrorCode::ApprovalNeeded,
@@ -128,6 +147,15 @@ impl Refusal {
             Self::UnknownTarget { .. } => "give a name of the manifest or a reference such as local://NAME".to_owned(),
             Self::UnknownInstance(_) => "see which exist: broker provider list".to_owned(),
             Self::NotWhole(_) => "name the whole secret, without `#field` and `?version`".to_owned(),
+            Self::UnknownOption(..) => {
+                "leave it out; the page of the kind in docs/providers says what there is".to_owned()
+            }
+            Self::KeyIsNoReference(_) => {
+                "store the key in a manager and write its reference, such as `org://github/app-key`".to_owned()
+            }
+            Self::TwoEndpoints(one, _) => format!("leave one of them out: --except {one}"),
+            Self::Endpoint(..) => "run the command again".to_owned(),
+            Self::Quota(exceeded) => exceeded.hint(),
             Self::Untrusted(_) => "look what it asks for and agree: broker trust".to_owned(),
             Self::ChangedMeanwhile(_) => "look again: broker trust".to_owned(),
             Self::Denied { rule, .. } => format!("rule `{rule}` decided; see: broker explain"),

@@ -73,7 +73,7 @@ async fn grant(State(broker): Shared, Extension(connection): Asking, body: Bytes
 }
 
 async fn explain(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
-    let done = || operations::explain(&broker, connection.peer()?, &parse::<Ask>(&body)?);
+    let done = || crate::explain::explain(&broker, connection.peer()?, &parse::<Ask>(&body)?);
     reply(done())
 }
 
@@ -173,8 +173,7 @@ async fn unlock(
 }
 
 async fn lock(State(broker): Shared, Extension(connection): Asking) -> Response {
-    let done = || operations::lock(&broker, connection.peer()?);
-    reply(done())
+    reply(async { operations::lock(&broker, connection.peer()?).await }.await)
 }
 
 async fn leases(State(broker): Shared, Extension(connection): Asking) -> Response {
@@ -183,8 +182,7 @@ async fn leases(State(broker): Shared, Extension(connection): Asking) -> Respons
 }
 
 async fn end_lease(State(broker): Shared, Extension(connection): Asking, body: Bytes) -> Response {
-    let done = || operations::end_lease(&broker, connection.peer()?, &parse::<LeaseEndAsk>(&body)?);
-    reply(done())
+    reply(async { operations::end_lease(&broker, connection.peer()?, parse::<LeaseEndAsk>(&body)?).await }.await)
 }
 
 async fn status(State(broker): Shared, Extension(connection): Asking) -> Response {

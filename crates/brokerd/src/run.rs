@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::broker::Broker;
 use crate::detach;
 use crate::harden::harden;
+use crate::ledger_memory::LedgerMemory;
 use crate::listen::{ListenError, Listening, listen};
 use crate::server::serve;
 
@@ -105,7 +106,11 @@ async fn live(listening: Listening, directories: &Directories, report: impl FnOn
         Ok(listener) => listener,
         Err(error) => return report(&format!("error: the socket cannot be served: {error}")),
     };
-    let broker = Broker::new(directories);
+    let memory = match LedgerMemory::open(None) {
+        Ok(memory) => memory,
+        Err(error) => return report(&format!("error: there is no memory for what is to be revoked: {error}")),
+    };
+    let broker = Broker::new(directories, memory);
     broker.begin(socket.clone());
     // Caught from before the first client knows of us, so that the last record is written however soon the end comes.
     if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
@@ -117,7 +122,7 @@ async fn live(listening: Listening, directories: &Directories, report: impl FnOn
     }
     report("ready");
     serve(listener, broker.clone()).await;
-    broker.end(broker.stopped().await);
+    broker.end(broker.stopped().await).await;
     // Under the lock, so that the socket which is removed is this daemon's and no successor's.
     if let Some(socket) = socket {
         let _ = std::fs::remove_file(socket);

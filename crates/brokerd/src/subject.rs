@@ -9,11 +9,12 @@ use broker_core::reference::{SecretRef, Version};
 use broker_core::reserved::is_variable_name;
 use broker_core::suggest::nearest;
 use broker_protocol::message::Ask;
-use broker_providers::registry::Instance;
+use broker_providers::registry::{Instance, Kind};
 
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::project::Project;
+use crate::quota::Issues;
 use crate::refusal::Refusal;
 
 /// One secret that a request is about.
@@ -132,7 +133,7 @@ impl Subject {
         };
         let instance = &subject.wanted[0].reference.instance;
         match subject.instance(instance) {
-            Some(_) => Ok(subject.without_idle_project()),
+            Some(_) => subject.without_idle_project().known_options(),
             None => Err(Refusal::UnknownInstance(instance.clone())),
         }
     }
@@ -174,6 +175,62 @@ impl Subject {
             Some(project) => project.instance(name, &self.config),
             None => self.config.instance(name),
         }
+    }
+
+    /// Returns every reference that this request reads: those that are wanted, and the keys that instances sign with.
+    pub(crate) fn references(&self) -> Vec<SecretRef> {
+        let wanted = self.wanted.iter().map(|wanted| wanted.reference.clone());
+        // A key that is no reference refuses the request before anything is read.
+        let keys = self.keys().unwrap_or_default().into_iter().map(|(_, reference)| reference);
+        wanted.chain(keys).collect()
+    }
+
+    /// Returns the instances that are wanted of, by name.
+    pub(crate) fn instances(&self) -> Vec<(String, Instance)> {
+        let mut names: Vec<&str> = self.wanted.iter().map(|wanted| wanted.reference.instance.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.into_iter().filter_map(|name| Some((name.to_owned(), self.instance(name)?))).collect()
+    }
+
+    /// Returns the references of the keys that the instances of this request sign with, by instance.
+    ///
+    /// # Errors
+    /// A `key` that is no reference.
+    pub(crate) fn keys(&self) -> Result<Vec<(String, SecretRef)>, Refusal> {
+        let key = |(name, instance): (String, Instance)| Some((name, instance.settings.key?));
+        let read = |(name, key): (String, String)| match key.parse() {
+            Ok(reference) => Ok((name, reference)),
+            // The key itself may stand where its reference belongs.
+            Err(_) => Err(Refusal::KeyIsNoReference(name)),
+        };
+        self.instances().into_iter().filter_map(key).map(read).collect()
+    }
+
+    /// Returns how much of what this request wants is issued, as far as that is known before asking.
+    pub(crate) fn issues(&self) -> Issues {
+        let mut known: Vec<SecretRef> = self.wanted.iter().map(|wanted| wanted.reference.whole()).collect();
+        known.sort_unstable();
+        known.dedup();
+        let mut issues = Issues::default();
+        for kind in known.iter().filter_map(|reference| Kind::named(&self.instance(&reference.instance)?.settings.kind))
+        {
+            issues.sure += usize::from(kind.capabilities.issues);
+            issues.perhaps |= kind.issues_too;
+        }
+        issues
+    }
+
+    /// Fails for an option that the kind of its instance does not know: it would name what another reference names.
+    fn known_options(self) -> Result<Self, Refusal> {
+        for Wanted { reference, .. } in &self.wanted {
+            let kind = self.instance(&reference.instance).and_then(|instance| Kind::named(&instance.settings.kind));
+            let known = kind.map_or(&[][..], |kind| kind.options);
+            if let Some(option) = reference.options.keys().find(|option| !known.contains(&option.as_str())) {
+                return Err(Refusal::UnknownOption(reference.to_string(), option.clone()));
+            }
+        }
+        Ok(self)
     }
 
     /// Fails for a reference that names a part or an old version of a secret, which cannot be written.

@@ -11,8 +11,11 @@ use crate::table::columns;
 
 /// Show what a run would get and why, without fetching anything
 ///
+/// Where sessions at a manager are cut for a run, their policies are shown exactly as the manager gets them.
+///
 /// With --json: {"project", "profile", "trusted", "decision", "rule", "ttl_seconds", "secrets": [{"name", "reference",
-/// "kind", "required", "description"?}], "settings": [NAME], "removed": [NAME]}.
+/// "kind", "required", "description"?}], "settings": [NAME], "removed": [NAME], "sessions": [{"instance", "title",
+/// "text"}], "hidden"}. Who lacks the right to read them gets codes in place of references and policies, and "hidden" is true.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -50,8 +53,17 @@ pub(crate) fn words(explained: &Explained) -> String {
             [secret.name.clone(), secret.reference.clone(), secret.kind.clone(), needed.to_owned(), description]
         })
         .collect();
+    let sessions: String = explained
+        .sessions
+        .iter()
+        .map(|session| {
+            let title = format!("{}: {}", session.instance, session.title);
+            let text: String = session.text.lines().map(|line| format!("  {}\n", printable(line))).collect();
+            format!("\n{}\n{text}", printable(&title))
+        })
+        .collect();
     format!(
-        "project   {}\nprofile   {}\ntrusted   {trusted}\ndecision  {} ({})\nttl       {ttl}\nsettings  {}\nwithheld  {}\n\n{}",
+        "project   {}\nprofile   {}\ntrusted   {trusted}\ndecision  {} ({})\nttl       {ttl}\nsettings  {}\nwithheld  {}\n\n{}{sessions}",
         printable(&explained.project),
         printable(&explained.profile),
         printable(&explained.decision),

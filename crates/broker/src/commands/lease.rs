@@ -1,6 +1,7 @@
 //! `broker lease`: what runs now with secrets, and how to end it.
 
-use broker_core::lease::{Lease, LeaseId};
+use broker_core::lease::{Credential, Lease, LeaseId};
+use broker_protocol::message::Locked;
 
 use crate::call::Call;
 use crate::report::{Outcome, print, print_json};
@@ -18,8 +19,11 @@ pub(crate) struct Args {
 enum Command {
     /// List live leases, oldest first
     ///
+    /// What was issued for a lease stands below it, with its own end and whether it can be revoked.
+    ///
     /// With --json: an array of {"id", "project", "profile", "names": [NAME], "argv", "process": {"pid", "start_time",
-    /// "boot_id"}, "started", "expires"}.
+    /// "boot_id"}, "started", "expires", "expires_since_boot_ms", "session"?, "credentials"?: [{"references": [REFERENCE],
+    /// "expires", "revocable", "endpoint"?}]}.
     List {
         /// Answer in JSON
         #[arg(long)]
@@ -27,7 +31,8 @@ enum Command {
     },
     /// End leases before their time
     ///
-    /// Credentials that were issued for a lease alone are revoked. The command itself goes on.
+    /// What was issued for a lease is revoked where its manager can, and dropped here where it can't. The command itself
+    /// goes on.
     End {
         /// The lease, as `broker lease list` shows it
         #[arg(required_unless_present = "all")]
@@ -55,24 +60,49 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
         }
         Command::End { id, .. } => {
             let mut session = Session::open(call)?;
-            let ended = session.ask(|connection| connection.end_lease(id))?.leases;
-            call.report.note(&format!("{ended} ended"));
+            let ended = session.ask(|connection| connection.end_lease(id))?;
+            call.report.note(&format!("{} ended", ended.leases));
+            still_ending(&ended, call);
         }
     }
     Ok(0)
 }
 
+/// Says that managers were not reached yet, where that is so.
+pub(super) fn still_ending(locked: &Locked, call: &Call) {
+    if locked.ending > 0 {
+        let leases =
+            if locked.ending == 1 { "1 lease waits".to_owned() } else { format!("{} leases wait", locked.ending) };
+        call.report
+            .note(&format!("{leases} for a manager that does not answer; the daemon goes on asking it to revoke"));
+    }
+}
+
 fn words(leases: &[Lease]) -> String {
-    let row = |lease: &Lease| {
-        [
+    let mut rows = Vec::new();
+    for lease in leases {
+        rows.push([
             lease.id.to_string(),
             lease.project.clone(),
             lease.profile.clone(),
             lease.process.pid.to_string(),
             lease.expires.to_string(),
             lease.argv.join(" "),
-        ]
-    };
-    let rows: Vec<_> = leases.iter().map(row).collect();
+        ]);
+        rows.extend(lease.credentials.iter().map(issued));
+    }
     columns(["LEASE", "PROJECT", "PROFILE", "PID", "EXPIRES", "COMMAND"], &rows)
+}
+
+/// Returns the row of something that was issued, below that of its lease.
+fn issued(credential: &Credential) -> [String; 6] {
+    let references: Vec<_> = credential.references.iter().map(ToString::to_string).collect();
+    let end = match (credential.endpoint, credential.revocable) {
+        (true, _) => "served fresh until the lease ends; what is out cannot be revoked",
+        (false, true) => "revoked when the lease ends",
+        (false, false) => "cannot be revoked",
+    };
+    let none = String::new;
+    let expires = format!("expires {}", credential.expires.strftime("%H:%M"));
+    [none(), none(), none(), none(), expires, format!("{}: {end}", references.join(" "))]
 }

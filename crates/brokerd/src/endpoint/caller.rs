@@ -1,0 +1,151 @@
+//! Which process a connection of this machine is of, as the kernel tells it.
+//!
+//! `/proc/net/tcp` names the user and the inode of the socket at the other end, and `/proc/PID/fd` who holds it. The process
+//! must be the root of the run or descend from it now: one that cut itself loose (a daemon of its own) is no longer of the
+//! run. What cannot be read is not believed. See proc(5), proc_pid_task_tid_children(5).
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// The two ends of a connection, seen from here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// Our end.
+    pub(crate) local: SocketAddr,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+}
+
+/// Tells whether the other end of a connection is held by the process `root` or one that descends from it, and belongs to
+/// the user `uid`. Blocks for some files of the kernel.
+pub(crate) fn is_of_run(caller: Caller, root: i32, uid: u32) -> bool {
+    let Some((owner, inode)) = socket_of(caller) else { return false };
+    owner == uid && family(root).into_iter().any(|pid| holds(pid, inode))
+}
+
+/// Returns the owner and the inode of the socket whose own address is the peer's.
+fn socket_of(caller: Caller) -> Option<(u32, u64)> {
+    // Of the namespace of the network that this process is in, as the connection is.
+    let table = fs::read_to_string("/proc/self/net/tcp").ok()?;
+    let (own, other) = (written(caller.peer)?, written(caller.local)?);
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        (fields.nth(1)? == own && fields.next()? == other).then_some(())?;
+        // Behind the two addresses: state, queues, timer, retransmissions, user, timeout, inode.
+        let owner = fields.nth(4)?.parse().ok()?;
+        let inode = fields.nth(1)?.parse().ok()?;
+        Some((owner, inode)).filter(|(_, inode)| *inode != 0)
+    })
+}
+
+/// Writes an address as the kernel's table does: in hex, in the machine's order of bytes.
+fn written(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    let ip: &Ipv4Addr = address.ip();
+    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()))
+}
+
+/// Most processes of a run that are looked at.
+const MAX_FAMILY: usize = 4096;
+
+/// Returns a process and all that descend from it.
+fn family(root: i32) -> Vec<i32> {
+    let mut seen = HashSet::from([root]);
+    let mut all = vec![root];
+    let mut next = 0;
+    while let Some(pid) = all.get(next).copied().filter(|_| all.len() < MAX_FAMILY) {
+        next += 1;
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+            all.extend(children.filter(|pid| seen.insert(*pid)));
+        }
+    }
+    all
+}
+
+/// Tells whether a process holds a socket.
+fn holds(pid: i32, inode: u64) -> bool {
+    let wanted = format!("socket:[{inode}]");
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    descriptors.flatten().any(|entry| fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::net::{TcpListener, TcpStream};
+    use std::process::{Child, Command, Stdio};
+
+    use rustix::process::{Pid, Signal};
+
+    use super::*;
+
+    fn own_uid() -> u32 {
+        rustix::process::getuid().as_raw()
+    }
+
+    #[test]
+    fn a_connection_is_of_the_process_that_holds_it_and_of_that_ones_ancestors() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let local = listener.local_addr().unwrap();
+        let _ours = TcpStream::connect(local).unwrap();
+        let (_stream, peer) = listener.accept().unwrap();
+        let caller = Caller { local, peer };
+        let own = std::process::id().cast_signed();
+        assert!(is_of_run(caller, own, own_uid()));
+        assert!(!is_of_run(caller, own, own_uid() + 1), "another user's");
+        let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(!is_of_run(caller, other.id().cast_signed(), own_uid()), "a child is no ancestor");
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    /// Runs a script that connects and says which process did.
+    fn connected(listener: &TcpListener, script: &str) -> (Child, Kill, TcpStream, Caller) {
+        let local = listener.local_addr().unwrap();
+        let script = script.replace("CONNECT", &format!("exec 9<>/dev/tcp/127.0.0.1/{}", local.port()));
+        let mut run = Command::new("bash").args(["-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(run.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        (run, Kill(line.trim().parse().unwrap()), stream, Caller { local, peer })
+    }
+
+    /// Kills a process that is nobody's child here.
+    struct Kill(i32);
+
+    impl Drop for Kill {
+        fn drop(&mut self) {
+            let _ = rustix::process::kill_process(Pid::from_raw(self.0).unwrap(), Signal::KILL);
+        }
+    }
+
+    fn end(mut run: Child) {
+        run.kill().unwrap();
+        run.wait().unwrap();
+    }
+
+    #[test]
+    fn a_grandchild_is_of_the_run_for_as_long_as_it_descends_from_it() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (run, _grandchild, _stream, caller) =
+            connected(&listener, "(CONNECT; echo $BASHPID; exec sleep 1000 >/dev/null) & wait");
+        let root = run.id().cast_signed();
+        assert!(is_of_run(caller, root, own_uid()));
+        end(run);
+        assert!(!is_of_run(caller, root, own_uid()), "the root is gone, and it is nobody's child there");
+    }
+
+    #[test]
+    fn what_cuts_itself_loose_is_no_longer_of_the_run() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let script = "(setsid bash -c 'CONNECT; echo $$; exec sleep 1000 >/dev/null' &); exec sleep 1000 >/dev/null";
+        let (run, _loose, _stream, caller) = connected(&listener, script);
+        let is_ours = is_of_run(caller, run.id().cast_signed(), own_uid());
+        end(run);
+        assert!(!is_ours);
+    }
+}
