@@ -17,6 +17,7 @@ use crate::config::ConfigFiles;
 use crate::fetch::Stores;
 use crate::give_back::give_back;
 use crate::leases::Leases;
+use crate::ledger_memory::LedgerMemory;
 use crate::project::Projects;
 use crate::server::BODIES_KIB;
 use crate::trust::Trust;
@@ -39,6 +40,8 @@ pub(crate) struct Broker {
     pub(crate) audit: Arc<Audit>,
     /// The live leases.
     pub(crate) leases: Arc<Leases>,
+    /// The credentials that are still to be revoked.
+    pub(crate) ledger: LedgerMemory,
     /// The providers.
     pub(crate) stores: Stores,
     started: Instant,
@@ -55,8 +58,8 @@ pub(crate) struct Broker {
 const QUIET: Duration = Duration::from_millis(100);
 
 impl Broker {
-    /// Returns a broker that holds nothing yet.
-    pub(crate) fn new(directories: &Directories) -> Arc<Self> {
+    /// Returns a broker that holds nothing yet but what its ledger does.
+    pub(crate) fn new(directories: &Directories, ledger: LedgerMemory) -> Arc<Self> {
         let config = ConfigFiles::new(&directories.config);
         // A broken file refuses requests; until it is mended, records are kept the careful way.
         let always = config.current().map_or(true, |config| config.sync_always());
@@ -71,6 +74,7 @@ impl Broker {
             policy: Policy::shipped(),
             leases: Leases::new(audit.clone()),
             audit,
+            ledger,
             stores: Stores::new(Context { data_dir: directories.data.clone(), keyring }),
             started: Instant::now(),
             grants: AtomicU64::new(0),
@@ -85,6 +89,10 @@ impl Broker {
     /// Takes up what an earlier daemon left, and starts what runs beside the requests.
     pub(crate) fn begin(self: &Arc<Self>, socket: Option<PathBuf>) {
         self.leases.adopt(self.audit.open_leases());
+        let left = self.ledger.entries().len();
+        if left > 0 {
+            tracing::info!(left, "an earlier daemon left credentials that are to be revoked");
+        }
         let started = Event::DaemonStarted { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id() };
         if let Err(error) = self.audit.append(started) {
             tracing::error!(%error, "nothing is delivered until the audit log can be written");

@@ -9,7 +9,9 @@ mod detach;
 mod fetch;
 mod give_back;
 mod harden;
+mod keeper;
 mod leases;
+mod ledger_memory;
 mod listen;
 mod operations;
 mod peer;
@@ -20,6 +22,7 @@ mod routes;
 mod run;
 mod server;
 mod sign_in;
+mod signals;
 mod subject;
 mod trust;
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["start"] => run::start(),
+        ["keep"] => keeper::keep(),
         ["run", "--detached"] => run::run(true),
         ["run"] => run::run(false),
         ["--version"] => run::say(concat!("brokerd ", env!("CARGO_PKG_VERSION"))),
