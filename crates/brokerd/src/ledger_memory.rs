@@ -361,6 +361,7 @@ mod tests {
             let next = reopened(&keeper);
             assert_eq!(seen(&next), [(first, "a".into(), "first".into()), (last, "c".into(), "last".into())], "{cut}");
             assert!(!contains(&whole(&keeper), "torn"), "{cut}");
+            assert_eq!(whole(&keeper)[at(slot) as usize..][..SLOT], [0; SLOT], "{cut}");
             next.hold(b"d", &secret("its place is free")).unwrap();
             assert_eq!(seen(&reopened(&keeper)).len(), 3);
         }
