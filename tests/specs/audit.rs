@@ -112,7 +112,7 @@ fn a_log_that_is_a_link_or_a_directory_is_not_written_to() {
 fn a_line_that_a_crash_tore_is_closed_and_the_next_record_is_whole() {
     let shop = Shop::new();
     let project = shop.project();
-    shop.home.kill_daemon();
+    shop.home.kill_both();
     let log = shop.home.audit_log();
     let mut text = fs::read_to_string(&log).expect("there is a log");
     text.push_str("{\"time\":\"2026-");

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::shop::{Shop, one};
 
 #[test]
-fn a_command_survives_its_daemon_and_the_next_command_starts_another() {
+fn a_command_survives_its_daemon_and_the_next_command_is_served_by_another() {
     let (home, manifest) = one(b"value");
     let project = home.project("one", manifest).trusted();
     let mut running = project.exec(["/bin/cat"]).stdin_open().start();
@@ -35,7 +35,7 @@ fn a_lease_whose_command_ended_while_no_daemon_lived_is_ended_by_the_next() {
     let project = home.project("one", manifest).trusted();
     let running = project.exec(["/bin/cat"]).stdin_open().start();
     let lease = deadline::until("the lease is live", || home.leases().into_iter().next());
-    home.kill_daemon();
+    home.kill_both();
     running.finish().expect_code(0);
     let _ = home.start_daemon();
     assert!(home.leases().is_empty());

@@ -13,6 +13,7 @@ mod exec;
 mod faults;
 mod gcp;
 mod harness;
+mod keeper;
 mod leak;
 mod manifest;
 mod meeting_place;

@@ -56,7 +56,7 @@ fn without_a_terminal_trust_needs_yes() {
 fn a_lost_record_of_trust_means_untrusted() {
     let shop = Shop::new();
     let project = shop.project();
-    shop.home.kill_daemon();
+    shop.home.kill_both();
     let mut lost = 0;
     for entry in fs::read_dir(shop.home.state().join("broker")).expect("a state directory").flatten() {
         if entry.file_name().to_string_lossy().contains("trust") {

@@ -1,7 +1,7 @@
 //! A throwaway home: its own directories, its own daemon, nothing of the caller's.
 //!
 //! No bus address is ever set, so no keyring of the desktop is touched and the embedded store works by passphrase. When
-//! a home is dropped its daemon is stopped by pid and waited for, then its directories are removed.
+//! a home is dropped its keeper and its daemon are stopped by pid and waited for, then its directories are removed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -233,9 +233,31 @@ impl Home {
         started.filter_map(|r| i32::try_from(r["pid"].as_i64()?).ok()).collect()
     }
 
-    /// Ends every daemon of this home, as a crash would.
+    /// Returns the pid of the daemon's keeper, as the kernel tells who holds its lock; none when none lives.
+    #[must_use]
+    pub fn keeper(&self) -> Option<Pid> {
+        process::lock_holder(&self.runtime().join("broker/keeper.lock"))
+    }
+
+    /// Ends every daemon of this home, as a crash would. Its keeper starts another one at once.
     pub fn kill_daemon(&self) {
         for pid in self.living_daemons() {
+            process::kill(pid);
+        }
+    }
+
+    /// Ends the keeper and every daemon of this home, as a crash of both would. Nothing runs until the next command.
+    pub fn kill_both(&self) {
+        let mut daemons = Vec::new();
+        while let Some(keeper) = self.keeper() {
+            // Stopped, it starts no other daemon while its children are looked for.
+            process::signal(keeper, 19);
+            let _ = deadline::within(Duration::from_secs(5), || process::is_stopped(keeper).then_some(()));
+            daemons.extend(process::children(keeper));
+            process::kill(keeper);
+        }
+        daemons.extend(self.living_daemons());
+        for pid in daemons {
             process::kill(pid);
         }
     }
@@ -253,7 +275,8 @@ impl Home {
     }
 
     /// Returns who listens on the socket, as the kernel says it (`SO_PEERCRED` of a connection).
-    fn listener(&self) -> Option<Pid> {
+    #[must_use]
+    pub fn listener(&self) -> Option<Pid> {
         let stream = std::os::unix::net::UnixStream::connect(self.socket()).ok()?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
         Some(peer.pid.as_raw_nonzero().get())
@@ -262,14 +285,14 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let pids = self.living_daemons();
+        // Asked to end, the keeper ends with its daemon. A daemon without one, or one that was stopped, is asked itself.
+        let pids: Vec<_> = self.keeper().into_iter().chain(self.living_daemons()).collect();
         for pid in &pids {
             process::signal(*pid, 15);
         }
-        for pid in pids {
-            if !process::wait_end(pid, Duration::from_secs(5)) {
-                process::kill(pid);
-            }
+        let ended = pids.iter().all(|pid| process::wait_end(*pid, Duration::from_secs(5)));
+        if !ended || self.keeper().is_some() {
+            self.kill_both();
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Looking at processes through `/proc`, and ending those that a test started.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -49,6 +50,12 @@ pub fn kill(pid: Pid) {
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
     state(pid).is_some_and(|s| s != 'Z' && s != 'X')
+}
+
+/// Tells whether `pid` was stopped by a signal.
+#[must_use]
+pub fn is_stopped(pid: Pid) -> bool {
+    state(pid) == Some('T')
 }
 
 fn state(pid: Pid) -> Option<char> {
@@ -110,7 +117,28 @@ pub fn environment(pid: Pid) -> std::io::Result<Vec<String>> {
 /// Returns every process whose program is called `name`.
 #[must_use]
 pub fn all_named(wanted: &str) -> Vec<Pid> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|e| e.file_name().to_str()?.parse::<Pid>().ok());
-    pids.filter(|pid| is_alive(*pid) && name(*pid).as_deref() == Some(wanted)).collect()
+    all().filter(|pid| is_alive(*pid) && name(*pid).as_deref() == Some(wanted)).collect()
+}
+
+/// Returns the living children of `pid`.
+#[must_use]
+pub fn children(pid: Pid) -> Vec<Pid> {
+    let parent = Some(pid.to_string());
+    all().filter(|child| is_alive(*child) && stat(*child, 1) == parent).collect()
+}
+
+fn all() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// Returns who holds the lock of the file at `path` (flock(2)), as `/proc/locks` tells it by inode.
+#[must_use]
+pub fn lock_holder(path: &Path) -> Option<Pid> {
+    let inode = format!(":{}", fs::metadata(path).ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    // One that waits for a lock has an arrow before its kind (proc_locks(5)).
+    let held = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let held = held.filter(|line| line.len() > 5 && line[1] == "FLOCK" && line[5].ends_with(&inode));
+    held.filter_map(|line| line[4].parse().ok()).find(|pid| is_alive(*pid))
 }

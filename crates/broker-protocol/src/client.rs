@@ -7,7 +7,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broker_core::code::ErrorCode;
 use broker_core::lease::LeaseId;
@@ -30,6 +30,12 @@ use crate::start::{StartError, connect_existing, connect_or_start};
 
 /// How long the daemon may take to look at us.
 const ATTEST_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long daemons may end, one after the other, before they looked at us.
+const ENDING_FOR: Duration = Duration::from_secs(3);
+
+/// Between two tries to be looked at.
+const TRY_EVERY: Duration = Duration::from_millis(4);
 
 /// How long any other answer may take: the daemon bounds its own work well below.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -168,10 +174,13 @@ impl Connection {
     /// # Errors
     /// No believable place, no daemon, somebody else's or another version's, or one that goes away before the look.
     pub fn open(place: &Place) -> Result<Self, ClientError> {
-        // A daemon that stops at the very moment we connect hangs up without having read anything: once more, then.
-        let mut connection = match Self::attested(connect_or_start(place)?) {
-            Err(ClientError::Died) => Self::attested(connect_or_start(place)?)?,
-            other => other?,
+        // A daemon that ends at the very moment we connect hangs up, and nothing was asked of it yet: once more, then.
+        let end = Instant::now() + ENDING_FOR;
+        let mut connection = loop {
+            match Self::attested(connect_or_start(place)?) {
+                Err(ClientError::Died) if Instant::now() < end => std::thread::sleep(TRY_EVERY),
+                other => break other?,
+            }
         };
         connection.belongs_here()?;
         connection.sealed()

@@ -129,6 +129,12 @@ impl Place {
         self.dir.join("start.lock")
     }
 
+    /// Returns the file that the daemon's keeper keeps locked while it lives.
+    #[must_use]
+    pub fn keeper_lock(&self) -> PathBuf {
+        self.dir.join("keeper.lock")
+    }
+
     /// Returns the file that the daemon keeps locked while it serves.
     #[must_use]
     pub fn daemon_lock(&self) -> PathBuf {

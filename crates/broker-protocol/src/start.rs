@@ -34,6 +34,9 @@ const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks while another client starts the daemon.
 const LOOK_EVERY: Duration = Duration::from_millis(4);
 
+/// How often a daemon that was ready may be gone before it was reached.
+const MAX_STARTS: usize = 3;
+
 /// Longest line that a starting daemon may say.
 const MAX_LINE_BYTES: usize = 4096;
 
@@ -160,10 +163,14 @@ pub fn connect_or_start(place: &Place) -> Result<UnixStream, StartError> {
 
 /// Starts the daemon while the lock is held. The lock ends with `lock`, after the daemon is ready.
 fn start_locked(place: &Place, lock: File) -> Result<UnixStream, StartError> {
-    if let Some(stream) = connect_existing(place)? {
-        return Ok(stream);
+    let program = beside_us()?;
+    for _ in 0..MAX_STARTS {
+        if let Some(stream) = connect_existing(place)? {
+            return Ok(stream);
+        }
+        // When its keeper is bringing one up, this waits for that one. It may be killed again before we connect.
+        run_daemon(&program)?;
     }
-    run_daemon(&beside_us()?)?;
     let stream = connect_existing(place)?;
     drop(lock);
     stream.ok_or(StartError::Ended)

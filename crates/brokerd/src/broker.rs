@@ -67,7 +67,7 @@ const QUIET: Duration = Duration::from_millis(100);
 const LAST_REVOCATIONS: Duration = Duration::from_secs(5);
 
 impl Broker {
-    /// Returns a broker that holds nothing yet.
+    /// Returns a broker that holds nothing yet but what `memory` does.
     pub(crate) fn new(directories: &Directories, memory: LedgerMemory) -> Arc<Self> {
         let config = ConfigFiles::new(&directories.config);
         // A broken file refuses requests; until it is mended, records are kept the careful way.

@@ -1,10 +1,11 @@
 //! How a daemon that a client starts becomes nobody's child.
 //!
-//! `brokerd start` is a short first stage: it starts the daemon proper (`brokerd run --detached`) with the root as
-//! working directory, an allow-listed environment, no inherited descriptor but the one that reports readiness, and ends.
-//! The daemon begins a session of its own. So the command that the client becomes has no child it does not know, no pipe
-//! is kept open behind its back, and nothing in the caller's environment reaches the daemon.
+//! `brokerd start` is a short first stage: it starts the keeper (`brokerd keep`), which starts the daemon proper (`brokerd
+//! run --detached`), with the root as working directory, an allow-listed environment, no inherited descriptor but the one
+//! that reports readiness, and ends. Keeper and daemon begin a session each. So the command that the client becomes has no
+//! child it does not know, no pipe is kept open behind its back, and nothing in the caller's environment reaches the daemon.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
@@ -12,7 +13,7 @@ use std::process::{Command, Stdio};
 use broker_protocol::start::daemon_environment;
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-/// Starts the daemon proper, detached, and returns.
+/// Starts the keeper, detached, and returns.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -20,7 +21,7 @@ pub(crate) fn start() -> io::Result<()> {
     // Whatever the caller left open would stay open for as long as the daemon lives: locks, pipes, terminals.
     close_fds::set_fds_cloexec(3, &[]);
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["run", "--detached"]).env_clear().envs(daemon_environment(std::env::vars_os())).current_dir("/");
+    command.args(["keep"]).env_clear().envs(daemon_environment(std::env::vars_os())).current_dir("/");
     // Standard output is the pipe on which the client waits for a line.
     command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::null());
     command.spawn().map(drop)
@@ -30,6 +31,12 @@ pub(crate) fn start() -> io::Result<()> {
 pub(crate) fn begin_session() {
     // Fails only for a process group leader, and then the session is its own already.
     let _ = rustix::process::setsid();
+}
+
+/// Sets the name that `ps` shows: a program that is started by its descriptor or link has that one's.
+pub(crate) fn name_process(name: &CStr) {
+    // A process without its name is as good as one with it.
+    let _ = nix::sys::prctl::set_name(name);
 }
 
 /// Tells the waiting client `line` and lets go of its pipe: the standard streams are `/dev/null` from here on.

@@ -106,13 +106,11 @@ impl LedgerMemory {
     ///
     /// # Errors
     /// [`ErrorKind::StorageFull`] when there is no room; what the kernel refuses. Nothing is held then.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no credential is issued yet"))]
     pub(crate) fn hold(&self, head: &[u8], credential: &SecretValue) -> io::Result<u64> {
         self.lock().hold(head, credential)
     }
 
     /// Strikes an entry out and wipes it. One that is none changes nothing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no credential is issued yet"))]
     pub(crate) fn strike(&self, id: u64) {
         if let Err(error) = self.lock().strike(id) {
             tracing::error!(%error, "an entry of the ledger cannot be struck");
@@ -210,7 +208,7 @@ impl Book {
         let numbers = bytes.as_chunks::<8>().0;
         let number = |n: usize| u64::from_le_bytes(numbers[n]);
         let (start, held) = (number(1), Held { slot, id: number(0), head: number(2), credential: number(3) });
-        let fits = held.head <= SIZE && held.credential <= SIZE && start >= BODIES && start <= SIZE;
+        let fits = held.head <= SIZE && held.credential <= SIZE && (BODIES..=SIZE).contains(&start);
         if !fits || held.id == 0 || held.id == u64::MAX || start + held.length() > SIZE {
             return Ok(None);
         }
@@ -361,6 +359,7 @@ mod tests {
             let next = reopened(&keeper);
             assert_eq!(seen(&next), [(first, "a".into(), "first".into()), (last, "c".into(), "last".into())], "{cut}");
             assert!(!contains(&whole(&keeper), "torn"), "{cut}");
+            assert_eq!(whole(&keeper)[at(slot) as usize..][..SLOT], [0; SLOT], "{cut}");
             next.hold(b"d", &secret("its place is free")).unwrap();
             assert_eq!(seen(&reopened(&keeper)).len(), 3);
         }

@@ -11,6 +11,7 @@ mod explain;
 mod fetch;
 mod give_back;
 mod harden;
+mod keeper;
 mod leases;
 mod ledger;
 mod ledger_memory;
@@ -27,6 +28,7 @@ mod run;
 mod scopes;
 mod server;
 mod sign_in;
+mod signals;
 mod subject;
 mod trust;
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["start"] => run::start(),
+        ["keep"] => keeper::keep(),
         ["run", "--detached"] => run::run(true),
         ["run"] => run::run(false),
         ["--version"] => run::say(concat!("brokerd ", env!("CARGO_PKG_VERSION"))),

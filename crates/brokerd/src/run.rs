@@ -1,4 +1,4 @@
-//! The life of the daemon process: harden, listen, serve, stop.
+//! The life of the daemon process: harden, listen, take up the ledger's memory, serve, stop.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -15,9 +15,13 @@ use tracing_subscriber::EnvFilter;
 use crate::broker::Broker;
 use crate::detach;
 use crate::harden::harden;
-use crate::ledger_memory::LedgerMemory;
+use crate::ledger_memory::{self, LedgerMemory};
 use crate::listen::{ListenError, Listening, listen};
 use crate::server::serve;
+use crate::signals::block_none;
+
+/// The exit status of a daemon that found another one serving.
+pub(crate) const TAKEN: u8 = 3;
 
 /// Why the daemon does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +34,21 @@ enum StartError {
     NoHome,
     #[error("the process cannot be protected: {0}")]
     Harden(std::io::Error),
+    #[error("there is no memory for what outlives the daemon: {0}")]
+    Memory(std::io::Error),
     #[error("the runtime cannot be started: {0}")]
     Runtime(std::io::Error),
 }
 
-/// Runs the first stage: starts the daemon proper and ends.
+/// What a daemon has before it serves.
+struct Prepared {
+    listening: Listening,
+    runtime: tokio::runtime::Runtime,
+    directories: Directories,
+    ledger: LedgerMemory,
+}
+
+/// Runs the first stage: starts the keeper and ends.
 pub(crate) fn start() -> ExitCode {
     match detach::start() {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,6 +62,8 @@ pub(crate) fn start() -> ExitCode {
 /// Serves until told to stop. Detached, readiness or failure is reported as one line on standard output.
 pub(crate) fn run(detached: bool) -> ExitCode {
     if detached {
+        // The keeper reads its signals otherwise.
+        block_none();
         detach::begin_session();
     } else {
         if let Err(error) = begin_with_clean_environment() {
@@ -56,10 +72,11 @@ pub(crate) fn run(detached: bool) -> ExitCode {
         }
         log_to_stderr();
     }
-    match prepare() {
-        Ok((listening, runtime, directories)) => {
+    detach::name_process(c"brokerd");
+    match prepare(detached) {
+        Ok(Prepared { listening, runtime, directories, ledger }) => {
             let report = |line: &str| if detached { detach::report(line) } else { tracing::info!("{line}") };
-            runtime.block_on(live(listening, &directories, report));
+            runtime.block_on(live(listening, &directories, ledger, report));
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -73,7 +90,10 @@ pub(crate) fn run(detached: bool) -> ExitCode {
             } else {
                 complain(&line);
             }
-            ExitCode::FAILURE
+            match error {
+                StartError::Listen(ListenError::Taken) => ExitCode::from(TAKEN),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -90,27 +110,25 @@ fn begin_with_clean_environment() -> std::io::Result<()> {
     Err(Command::new("/proc/self/exe").arg0("brokerd").arg("run").env_clear().envs(clean).exec())
 }
 
-fn prepare() -> Result<(Listening, tokio::runtime::Runtime, Directories), StartError> {
+fn prepare(kept: bool) -> Result<Prepared, StartError> {
     harden().map_err(StartError::Harden)?;
     let directories = Directories::from_environment().ok_or(StartError::NoHome)?;
     let place = Place::find()?;
     let listening = listen(&place)?;
+    let memory = if kept { ledger_memory::inherited() } else { None };
+    let ledger = LedgerMemory::open(memory).map_err(StartError::Memory)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    Ok((listening, runtime.map_err(StartError::Runtime)?, directories))
+    Ok(Prepared { listening, runtime: runtime.map_err(StartError::Runtime)?, directories, ledger })
 }
 
-async fn live(listening: Listening, directories: &Directories, report: impl FnOnce(&str)) {
+async fn live(listening: Listening, directories: &Directories, ledger: LedgerMemory, report: impl FnOnce(&str)) {
     let Listening { listener, lock } = listening;
     let socket = listener.local_addr().ok().and_then(|address| address.as_pathname().map(std::path::Path::to_owned));
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return report(&format!("error: the socket cannot be served: {error}")),
     };
-    let memory = match LedgerMemory::open(None) {
-        Ok(memory) => memory,
-        Err(error) => return report(&format!("error: there is no memory for what is to be revoked: {error}")),
-    };
-    let broker = Broker::new(directories, memory);
+    let broker = Broker::new(directories, ledger);
     broker.begin(socket.clone());
     // Caught from before the first client knows of us, so that the last record is written however soon the end comes.
     if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {

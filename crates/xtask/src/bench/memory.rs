@@ -1,4 +1,4 @@
-//! The resident set of an idle daemon: with the AWS provider in use, and with a thousand values held.
+//! The resident set of an idle daemon: with the AWS provider in use, and with a thousand values held; and its keeper's.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub(crate) fn measure(bin: &Path) -> Result<Value, Failure> {
     let proxy = Proxy::new(&servers.moto());
     let home = Home::with_programs(bin);
     let fresh = resident(&home)?;
+    let keeper = home.keeper().and_then(process::resident_kib);
     let few = world::remote(&proxy, 10);
     world::project(&home, &few).exec(["/bin/true"]).succeed();
     let in_use = resident(&home)?;
@@ -31,10 +32,13 @@ pub(crate) fn measure(bin: &Path) -> Result<Value, Failure> {
     let held = home.status()["cached_values"].clone();
     let full = resident(&home)?;
     let added = full.saturating_sub(in_use);
+    report::line(format!("the keeper                         {:>7} KiB", keeper.unwrap_or_default()));
     report::line(format!("just started                       {fresh:>7} KiB"));
     report::line(format!("idle, AWS in use, 10 values held   {in_use:>7} KiB"));
     report::line(format!("idle, {held} values held           {full:>7} KiB   ({added} KiB more)"));
-    Ok(json!({"fresh_kib": fresh, "aws_in_use_kib": in_use, "values": held, "full_kib": full, "added_kib": added}))
+    Ok(
+        json!({"keeper_kib": keeper, "fresh_kib": fresh, "aws_in_use_kib": in_use, "values": held, "full_kib": full, "added_kib": added}),
+    )
 }
 
 /// Returns the resident set once it no longer changes: an idle daemon is asked about.
