@@ -1,13 +1,18 @@
-//! Amazon Web Services: Secrets Manager, Parameter Store, and the ways to sign in that both share.
+//! Amazon Web Services: Secrets Manager, Parameter Store, credentials issued by STS and for RDS, and the ways to sign in that all share.
 
 pub(crate) mod answer;
 pub(crate) mod http;
+pub(crate) mod issuer;
 pub(crate) mod json;
 pub(crate) mod keys;
 pub(crate) mod login;
+pub(crate) mod narrow;
 pub(crate) mod process;
 pub(crate) mod profile;
 pub(crate) mod profile_walk;
+pub(crate) mod rds;
+pub(crate) mod role_session;
+pub(crate) mod scoped;
 pub(crate) mod session;
 pub(crate) mod sign_in;
 pub(crate) mod sm;
@@ -20,3 +25,4 @@ pub(crate) mod ssm_name;
 pub(crate) mod ssm_value;
 pub(crate) mod sso;
 pub(crate) mod sso_cache;
+pub(crate) mod sts;

@@ -7,19 +7,29 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 
-/// How long before their end credentials are asked for anew.
+/// How long before their end credentials are asked for anew, at most.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// Credentials that are kept until shortly before they expire.
 #[derive(Debug)]
 pub(crate) struct Kept {
     source: SharedCredentialsProvider,
+    margin: Duration,
     held: tokio::sync::Mutex<Option<Credentials>>,
 }
 
 impl Kept {
     pub(crate) fn around(source: SharedCredentialsProvider) -> SharedCredentialsProvider {
-        SharedCredentialsProvider::new(Self { source, held: tokio::sync::Mutex::default() })
+        Self::with_margin(source, MARGIN)
+    }
+
+    /// Keeps the keys of sessions that live so long: a short life has a short end.
+    pub(crate) fn of_sessions(source: SharedCredentialsProvider, life: Duration) -> SharedCredentialsProvider {
+        Self::with_margin(source, MARGIN.min(life / 5))
+    }
+
+    fn with_margin(source: SharedCredentialsProvider, margin: Duration) -> SharedCredentialsProvider {
+        SharedCredentialsProvider::new(Self { source, margin, held: tokio::sync::Mutex::default() })
     }
 
     async fn credentials(&self) -> provider::Result {
@@ -27,7 +37,7 @@ impl Kept {
         let mut held = self.held.lock().await;
         let is_good_for =
             |time: Duration, held: &Credentials| held.expiry().is_none_or(|expiry| expiry > SystemTime::now() + time);
-        if let Some(held) = held.as_ref().filter(|held| is_good_for(MARGIN, held)) {
+        if let Some(held) = held.as_ref().filter(|held| is_good_for(self.margin, held)) {
             return Ok(held.clone());
         }
         match self.source.provide_credentials().await {
