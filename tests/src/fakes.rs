@@ -6,4 +6,5 @@
 pub mod aws_sso;
 pub mod azure;
 pub mod gcp;
+pub mod github;
 pub mod vault;

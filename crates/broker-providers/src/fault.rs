@@ -13,6 +13,9 @@ use crate::words::safe;
 /// The longest wait that a manager can ask for: more is added to no clock.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The code of a request for which there was no connection. No manager's is written so.
+const NOT_SENT: &str = "(not sent)";
+
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -39,6 +42,16 @@ impl Fault {
     /// Returns the fault of a request that was not answered in time.
     pub(crate) fn late() -> Self {
         Self::new(ErrorKind::Unavailable, "no answer before the deadline")
+    }
+
+    /// Says that nothing of the request ever left.
+    pub(crate) fn not_sent(self) -> Self {
+        Self { code: Some(NOT_SENT.to_owned()), ..self }
+    }
+
+    /// Tells whether nothing of the request ever left.
+    pub(crate) fn was_not_sent(&self) -> bool {
+        self.is(NOT_SENT)
     }
 
     /// Tells whether the manager named this code.

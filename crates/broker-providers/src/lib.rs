@@ -15,6 +15,7 @@ mod field;
 mod file_stamp;
 mod flight;
 mod gcp;
+mod github;
 pub mod issue;
 mod keyring;
 pub mod local;

@@ -28,7 +28,7 @@ use crate::provider::{Capabilities, ErrorKind, Provider, ProviderError, Retry};
 use crate::resolve::Opened;
 use crate::rest::Pool;
 use crate::sign_ins::{SignInWay, SignIns};
-use crate::{aws, azure, gcp, vault};
+use crate::{aws, azure, gcp, github, vault};
 
 /// How many providers stay open; the least recently used one goes first.
 const MAX_OPEN: usize = 256;
@@ -283,6 +283,25 @@ pub const KINDS: &[Kind] = &[
         endpoint: None,
         open: azure::kv::open,
         login: azure::kv::login,
+    },
+    Kind {
+        kind: "github-app",
+        scheme: Some("github-app"),
+        title: "GitHub App, whose tokens are made for one run",
+        in_manifest: true,
+        keys: &["app-id", "key", "endpoint", "timeout"],
+        needs: &["app-id", "key"],
+        words: &[],
+        sign_in_env: &[],
+        bootstrap_env: github::BOOTSTRAP_ENV,
+        sign_in_files: |_| FilesStamp::default(),
+        capabilities: github::CAPABILITIES,
+        cached: false,
+        options: github::OPTIONS,
+        variables: &[],
+        endpoint: None,
+        open: github::open,
+        login: no_login,
     },
     Kind {
         kind: "keyring",

@@ -192,7 +192,8 @@ fn unreachable_fault(error: &reqwest::Error) -> Fault {
     if error.is_connect() && error.is_timeout() {
         let tls =
             if url.is_some_and(|url| url.scheme() == "https") { ": is it there, and does it speak TLS?" } else { "" };
-        return unavailable(format!("no connection to `{place}` within {} seconds{tls}", CONNECT_TIMEOUT.as_secs()));
+        let cause = format!("no connection to `{place}` within {} seconds{tls}", CONNECT_TIMEOUT.as_secs());
+        return unavailable(cause).not_sent();
     }
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -202,7 +203,8 @@ fn unreachable_fault(error: &reqwest::Error) -> Fault {
         return unavailable(format!("the request to `{place}` could not be sent"));
     }
     let words = if error.is_connect() { "no connection to" } else { "no answer from" };
-    unavailable(format!("{words} `{place}`: {}", chain(innermost)))
+    let fault = unavailable(format!("{words} `{place}`: {}", chain(innermost)));
+    if error.is_connect() { fault.not_sent() } else { fault }
 }
 
 /// A JSON string that is a secret: it goes from the parser into a [`SecretValue`]. `null` is none.

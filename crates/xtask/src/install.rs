@@ -10,7 +10,7 @@ use crate::failure::{Failure, at};
 use crate::report;
 
 /// What is installed. Other versions may behave differently, and the tests say what they rely on.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 11] = [
     "moto[server]==5.2.5",
     "ministack==1.5.33",
     "hvac==2.4.0",
@@ -18,6 +18,11 @@ const PACKAGES: [&str; 7] = [
     "google-api-python-client==2.202.0",
     "azure-identity==1.27.0",
     "azure-keyvault-secrets==4.12.0",
+    "PyGithub==2.10.0",
+    // Before the next one, which also takes a version that it can't work with.
+    "hishel==1.4.0",
+    "githubkit==0.16.1",
+    "githubkit-schemas-2022-11-28==26.10.21",
 ];
 
 /// The installed servers.
