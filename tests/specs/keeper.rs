@@ -1,6 +1,6 @@
 //! The keeper: the daemon comes back by itself, once, and goes for good when it is asked to.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use broker_tests::home::Home;
@@ -150,6 +150,26 @@ fn the_keeper_is_closed_to_other_processes() {
     assert!(core.split_whitespace().nth(5).is_some_and(|hard| hard == "1"), "{core}");
     let environment = process::environment(keeper).expect("root sees it");
     assert!(environment.iter().all(|line| ["HOME=", "LANG=", "PATH=", "XDG_"].iter().any(|a| line.starts_with(a))));
+}
+
+#[test]
+fn a_program_that_was_put_in_the_daemons_place_is_not_given_its_memory() {
+    let programs = tempfile::tempdir().expect("a temporary directory can be made");
+    for name in ["broker", "brokerd"] {
+        std::fs::copy(programs::directory().join(name), programs.path().join(name)).expect("a program can be copied");
+    }
+    let home = Home::with_programs(programs.path());
+    let first = home.start_daemon();
+    let [beside, place] = ["other", "brokerd"].map(|name| programs.path().join(name));
+    let ran = home.path().join("ran");
+    std::fs::write(&beside, format!("#!/bin/sh\n/usr/bin/touch {}\n", ran.display())).expect("a file can be written");
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    std::fs::rename(&beside, &place).expect("a file can be replaced");
+    home.kill_daemon();
+    successor(&home, first);
+    assert!(!ran.exists());
+    // It would have run if anybody had started it.
+    assert!(home.run(&place).run().code() == 0 && ran.exists());
 }
 
 #[test]
