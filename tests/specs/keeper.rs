@@ -152,6 +152,34 @@ fn the_keeper_is_closed_to_other_processes() {
     assert!(environment.iter().all(|line| ["HOME=", "LANG=", "PATH=", "XDG_"].iter().any(|a| line.starts_with(a))));
 }
 
+/// Whoever kills the daemon may wait for the next one and look at it first thing.
+#[test]
+fn a_daemon_that_comes_back_is_closed_from_its_first_moment() {
+    if user::is_root() {
+        // Nothing is closed to root; this is seen as an ordinary user.
+        return;
+    }
+    let home = Home::new();
+    let mut daemon = home.start_daemon();
+    let keeper = home.keeper().expect("a keeper lives");
+    for _ in 0..8 {
+        process::signal(daemon, 9);
+        let mut looks = 0;
+        let next = deadline::within(deadline::PATIENCE, || {
+            // Without a pause, so that the moment is met.
+            for _ in 0..200 {
+                for child in process::children_as_told(keeper).into_iter().filter(|child| *child != daemon) {
+                    looks += 1;
+                    assert!(process::descriptors(child).is_err(), "it can be looked into");
+                }
+            }
+            home.listener().filter(|pid| *pid != daemon)
+        });
+        daemon = next.expect("another daemon serves");
+        assert!(looks > 0, "it was looked at");
+    }
+}
+
 #[test]
 fn a_program_that_was_put_in_the_daemons_place_is_not_given_its_memory() {
     let programs = tempfile::tempdir().expect("a temporary directory can be made");

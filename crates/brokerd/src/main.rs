@@ -7,6 +7,7 @@ mod broker;
 mod config;
 mod detach;
 mod fetch;
+mod fork;
 mod give_back;
 mod harden;
 mod keeper;
@@ -39,8 +40,7 @@ fn main() -> ExitCode {
     match arguments.as_slice() {
         ["start"] => run::start(),
         ["keep"] => keeper::keep(),
-        ["run", "--detached"] => run::run(true),
-        ["run"] => run::run(false),
+        ["run"] => run::run(),
         ["--version"] => run::say(concat!("brokerd ", env!("CARGO_PKG_VERSION"))),
         _ => run::usage(),
     }
