@@ -209,6 +209,9 @@ fn a_killed_keeper_takes_nothing_from_a_running_daemon() {
     // The embedded store is still unlocked: it is the same daemon.
     assert_eq!(project.exec(["/bin/echo", "served"]).succeed().out(), "served\n");
     assert_eq!(home.daemon(), Some(daemon));
+    // The daemon does not hold the keeper's lock in its stead, so that there can be another one.
+    let lock = home.runtime().join("broker/keeper.lock");
+    home.run("flock").args(["-n".as_ref(), lock.as_os_str(), "/bin/true".as_ref()]).succeed();
     // Another keeper finds that the daemon serves and has nothing to do.
     let second = home.run(programs::directory().join("brokerd")).args(["keep"]).succeed();
     assert_eq!(second.out(), "ready\n");
