@@ -1,6 +1,6 @@
 //! The keeper: the daemon comes back by itself, once, and goes for good when it is asked to.
 
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
 use broker_tests::home::Home;
@@ -152,6 +152,54 @@ fn the_keeper_is_closed_to_other_processes() {
     assert!(environment.iter().all(|line| ["HOME=", "LANG=", "PATH=", "XDG_"].iter().any(|a| line.starts_with(a))));
 }
 
+/// Whoever kills the daemon may wait for the next one and look at it first thing.
+#[test]
+fn a_daemon_that_comes_back_is_closed_from_its_first_moment() {
+    if user::is_root() {
+        // Nothing is closed to root; this is seen as an ordinary user.
+        return;
+    }
+    let home = Home::new();
+    let mut daemon = home.start_daemon();
+    let keeper = home.keeper().expect("a keeper lives");
+    for _ in 0..8 {
+        process::signal(daemon, 9);
+        let mut looks = 0;
+        let next = deadline::within(deadline::PATIENCE, || {
+            // Without a pause, so that the moment is met.
+            for _ in 0..200 {
+                for child in process::children_as_told(keeper).into_iter().filter(|child| *child != daemon) {
+                    looks += 1;
+                    assert!(process::descriptors(child).is_err(), "it can be looked into");
+                }
+            }
+            home.listener().filter(|pid| *pid != daemon)
+        });
+        daemon = next.expect("another daemon serves");
+        assert!(looks > 0, "it was looked at");
+    }
+}
+
+#[test]
+fn a_program_that_was_put_in_the_daemons_place_is_not_given_its_memory() {
+    let programs = tempfile::tempdir().expect("a temporary directory can be made");
+    for name in ["broker", "brokerd"] {
+        std::fs::copy(programs::directory().join(name), programs.path().join(name)).expect("a program can be copied");
+    }
+    let home = Home::with_programs(programs.path());
+    let first = home.start_daemon();
+    let [beside, place] = ["other", "brokerd"].map(|name| programs.path().join(name));
+    let ran = home.path().join("ran");
+    std::fs::write(&beside, format!("#!/bin/sh\n/usr/bin/touch {}\n", ran.display())).expect("a file can be written");
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o755)).expect("a mode can be set");
+    std::fs::rename(&beside, &place).expect("a file can be replaced");
+    home.kill_daemon();
+    successor(&home, first);
+    assert!(!ran.exists());
+    // It would have run if anybody had started it.
+    assert!(home.run(&place).run().code() == 0 && ran.exists());
+}
+
 #[test]
 fn a_killed_keeper_takes_nothing_from_a_running_daemon() {
     let (home, manifest) = one(b"value");
@@ -161,6 +209,9 @@ fn a_killed_keeper_takes_nothing_from_a_running_daemon() {
     // The embedded store is still unlocked: it is the same daemon.
     assert_eq!(project.exec(["/bin/echo", "served"]).succeed().out(), "served\n");
     assert_eq!(home.daemon(), Some(daemon));
+    // The daemon does not hold the keeper's lock in its stead, so that there can be another one.
+    let lock = home.runtime().join("broker/keeper.lock");
+    home.run("flock").args(["-n".as_ref(), lock.as_os_str(), "/bin/true".as_ref()]).succeed();
     // Another keeper finds that the daemon serves and has nothing to do.
     let second = home.run(programs::directory().join("brokerd")).args(["keep"]).succeed();
     assert_eq!(second.out(), "ready\n");

@@ -127,6 +127,13 @@ pub fn children(pid: Pid) -> Vec<Pid> {
     all().filter(|child| is_alive(*child) && stat(*child, 1) == parent).collect()
 }
 
+/// Returns the children of `pid` as the kernel lists them in one file: quicker than [`children`], and zombies among them.
+#[must_use]
+pub fn children_as_told(pid: Pid) -> Vec<Pid> {
+    let told = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    told.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 fn all() -> impl Iterator<Item = Pid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok())

@@ -1,9 +1,9 @@
 //! How a daemon that a client starts becomes nobody's child.
 //!
-//! `brokerd start` is a short first stage: it starts the keeper (`brokerd keep`), which starts the daemon proper (`brokerd
-//! run --detached`), with the root as working directory, an allow-listed environment, no inherited descriptor but the one
-//! that reports readiness, and ends. Keeper and daemon begin a session each. So the command that the client becomes has no
-//! child it does not know, no pipe is kept open behind its back, and nothing in the caller's environment reaches the daemon.
+//! `brokerd start` is a short first stage: it starts the keeper (`brokerd keep`), of which the daemon is a copy, with the
+//! root as working directory, an allow-listed environment, no inherited descriptor but the one that reports readiness, and
+//! ends. Keeper and daemon begin a session each. So the command that the client becomes has no child it does not know, no
+//! pipe is kept open behind its back, and nothing in the caller's environment reaches the daemon.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -33,7 +33,7 @@ pub(crate) fn begin_session() {
     let _ = rustix::process::setsid();
 }
 
-/// Sets the name that `ps` shows: a program that is started by its descriptor or link has that one's.
+/// Sets the name that `ps` and `top` show: keeper and daemon are one program with the same arguments.
 pub(crate) fn name_process(name: &CStr) {
     // A process without its name is as good as one with it.
     let _ = nix::sys::prctl::set_name(name);

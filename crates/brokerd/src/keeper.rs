@@ -1,28 +1,29 @@
 //! The keeper: a small process that outlives the daemon, so that what must not be lost is not lost with it.
 //!
-//! It holds the ledger's memory open, passes it to the daemon that it starts, and starts the daemon again when it ended
-//! unasked. It never looks into that memory and never listens. There is one per user: it holds a lock beside the daemon's,
-//! and one that finds the lock taken waits until the daemon serves, or takes over. It ends with a daemon that was asked
-//! to end, and passes on what asks it to. A daemon does not need its keeper in order to go on.
+//! It holds the ledger's memory open and starts the daemon as a copy of itself, and again when the daemon ended unasked. It
+//! never looks into that memory, never listens, and has one thread. There is one per user: it holds a lock beside the
+//! daemon's, and one that finds the lock taken waits until the daemon serves, or takes over. It ends with a daemon that was
+//! asked to end, and passes on what asks it to. A daemon does not need its keeper in order to go on.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, PipeReader, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use broker_protocol::place::{Place, PlaceError};
 use broker_protocol::regular;
-use broker_protocol::start::{connect_existing, daemon_environment};
-use rustix::process::{Pid, Signal, kill_process};
+use broker_protocol::start::connect_existing;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::stdio::dup2_stdout;
 
 use crate::detach;
+use crate::fork::{Copied, copy};
 use crate::give_back::give_back_code;
 use crate::harden::harden;
 use crate::ledger_memory;
-use crate::run::TAKEN;
+use crate::run::{self, TAKEN};
 use crate::signals::{Signals, Woken};
 
 /// How long a keeper waits for what another one keeps to be served; a client waits a little longer.
@@ -62,7 +63,7 @@ enum KeepError {
 
 /// How the daemon ended.
 struct Ended {
-    status: ExitStatus,
+    status: WaitStatus,
     /// Its one line: `ready`, or why it is not.
     said: String,
     /// How long it lived.
@@ -79,12 +80,14 @@ struct Keeper {
     /// Whether this process was asked to end.
     asked: bool,
     /// Held for as long as the keeper lives.
-    _lock: File,
+    lock: File,
 }
 
 /// Keeps the daemon until it was asked to end. Readiness or failure is reported as one line on standard output.
 pub(crate) fn keep() -> ExitCode {
     detach::begin_session();
+    // Whoever starts it by hand may be anywhere.
+    let _ = std::env::set_current_dir("/");
     let kept = match begin() {
         Ok(Some(keeper)) => keeper.keep(),
         Ok(None) => {
@@ -123,7 +126,7 @@ fn begin() -> Result<Option<Keeper>, KeepError> {
         std::thread::sleep(LOOK_EVERY);
     }
     let memory = ledger_memory::create().map_err(KeepError::Memory)?;
-    Ok(Some(Keeper { place, memory, signals: Signals::take()?, awaited: true, asked: false, _lock: lock }))
+    Ok(Some(Keeper { place, memory, signals: Signals::take()?, awaited: true, asked: false, lock }))
 }
 
 impl Keeper {
@@ -132,11 +135,34 @@ impl Keeper {
         let begun = Instant::now();
         let (mut pause, mut failures) = (Duration::ZERO, 0);
         loop {
-            let ended = self.live_once()?;
-            if self.asked || ended.status.success() {
+            let (reader, writer) = io::pipe()?;
+            let began = Instant::now();
+            let ended = match copy() {
+                // Too many processes or too little memory: that may pass.
+                Err(error) if self.awaited || failures >= MAX_FAILURES => return Err(error.into()),
+                Err(_) => {
+                    failures += 1;
+                    if self.pause(MAX_PAUSE)? {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    continue;
+                }
+                Ok(Copied::Keeper(daemon)) => {
+                    drop(writer);
+                    self.watch(daemon, reader, began)?
+                }
+                Ok(Copied::Daemon) => {
+                    let Self { memory, signals, lock, .. } = self;
+                    dup2_stdout(&writer).map_err(io::Error::from)?;
+                    // Kept open here, the lock would outlive the keeper; and the client's pipe is standard output no more.
+                    drop((reader, writer, signals, lock));
+                    return Ok(run::kept(memory));
+                }
+            };
+            if self.asked || ended.status.exit_status() == Some(0) {
                 return Ok(ExitCode::SUCCESS);
             }
-            let taken = ended.status.code() == Some(i32::from(TAKEN));
+            let taken = ended.status.exit_status() == Some(i32::from(TAKEN));
             if taken && is_served(&self.place) {
                 self.tell("ready");
                 return Ok(ExitCode::SUCCESS);
@@ -149,7 +175,7 @@ impl Keeper {
                 return Ok(ExitCode::FAILURE);
             }
             // Killed by somebody, and not by a fault that would meet the next one, too.
-            let is_killed = ended.status.signal() == Some(Signal::KILL.as_raw());
+            let is_killed = ended.status.terminating_signal() == Some(Signal::KILL.as_raw());
             if ended.said == "ready" && (ended.after >= STEADY || is_killed) {
                 pause = Duration::ZERO;
             }
@@ -160,36 +186,24 @@ impl Keeper {
         }
     }
 
-    /// Starts the daemon and waits for its end.
-    fn live_once(&mut self) -> Result<Ended, KeepError> {
-        let began = Instant::now();
-        let (mut daemon, line) = self.start()?;
-        let said = self.hear(&daemon, line)?;
+    /// Hears whether the daemon is ready, and waits for its end.
+    fn watch(&mut self, daemon: Pid, line: PipeReader, began: Instant) -> Result<Ended, KeepError> {
+        let said = self.hear(daemon, line)?;
         if said == "ready" {
             self.tell("ready");
         }
         give_back_code();
         loop {
-            if let Some(status) = daemon.try_wait()? {
+            if let Some((_, status)) = waitpid(Some(daemon), WaitOptions::NOHANG).map_err(io::Error::from)? {
                 return Ok(Ended { status, said, after: began.elapsed() });
             }
             let woken = self.signals.wait(None, None)?;
-            self.pass_on(woken, &daemon);
+            self.pass_on(woken, daemon);
         }
     }
 
-    /// Starts this very program once more, as the daemon: a file that was put in its place would be given the memory.
-    fn start(&self) -> io::Result<(Child, PipeReader)> {
-        let (reader, writer) = io::pipe()?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("brokerd").args(["run", "--detached"]).current_dir("/");
-        command.env_clear().envs(daemon_environment(std::env::vars_os()));
-        command.stdin(self.memory.try_clone()?).stdout(writer).stderr(Stdio::null());
-        Ok((command.spawn()?, reader))
-    }
-
     /// Reads the daemon's one line; nothing when it ended without.
-    fn hear(&mut self, daemon: &Child, mut from: PipeReader) -> io::Result<String> {
+    fn hear(&mut self, daemon: Pid, mut from: PipeReader) -> io::Result<String> {
         let mut said = Vec::new();
         let mut chunk = [0; 512];
         while !said.contains(&b'\n') && said.len() < MAX_LINE_BYTES {
@@ -205,11 +219,11 @@ impl Keeper {
     }
 
     /// Lets the daemon end that this process was asked to end with.
-    fn pass_on(&mut self, woken: Woken, daemon: &Child) {
+    fn pass_on(&mut self, woken: Woken, daemon: Pid) {
         if woken == Woken::Asked {
             self.asked = true;
             // It is not reaped yet, so the number is still its own.
-            let _ = kill_process(Pid::from_child(daemon), Signal::TERM);
+            let _ = kill_process(daemon, Signal::TERM);
         }
     }
 

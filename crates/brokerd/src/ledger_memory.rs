@@ -1,7 +1,7 @@
 //! What must outlive this process and must not be on disk: credentials that are still to be revoked.
 //!
 //! One anonymous memory file (memfd_create(2)) of fixed size, sealed against growing and shrinking. The keeper holds it
-//! open and passes it to every daemon that it starts, so an entry that was held survives the daemon however it ends.
+//! open and every daemon is its copy, so an entry that was held survives the daemon however it ends.
 //! An entry is a body (what it is of, then the credential) and a slot of 64 bytes that names it; the slot is written last,
 //! within one page, and carries a digest of both. A slot that does not match its body is no entry, and hides no other.
 //! What was struck, or torn by a sudden end, is overwritten with zeros. The file is never mapped.
@@ -59,7 +59,7 @@ struct Held {
     credential: u64,
 }
 
-/// Makes an empty memory file, which a process started later sees only when it is passed on.
+/// Makes an empty memory file.
 ///
 /// # Errors
 /// The kernel has no memory files (memfd_create(2)) or no memory.
@@ -69,19 +69,6 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
     file.write_all_at(FORMAT, 0)?;
     fcntl_add_seals(&file, SEALS)?;
     Ok(file.into())
-}
-
-/// Takes the memory file that the keeper passes as standard input, which is `/dev/null` from here on.
-pub(crate) fn inherited() -> Option<OwnedFd> {
-    let stdin = rustix::stdio::stdin();
-    // No other file has these seals.
-    if !fcntl_get_seals(stdin).ok()?.contains(SEALS) {
-        return None;
-    }
-    let memory = stdin.try_clone_to_owned().ok()?;
-    let null = File::open("/dev/null").ok()?;
-    rustix::stdio::dup2_stdin(&null).ok()?;
-    Some(memory)
 }
 
 impl LedgerMemory {

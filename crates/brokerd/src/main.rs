@@ -9,6 +9,7 @@ mod detach;
 mod endpoint;
 mod explain;
 mod fetch;
+mod fork;
 mod give_back;
 mod harden;
 mod keeper;
@@ -45,8 +46,7 @@ fn main() -> ExitCode {
     match arguments.as_slice() {
         ["start"] => run::start(),
         ["keep"] => keeper::keep(),
-        ["run", "--detached"] => run::run(true),
-        ["run"] => run::run(false),
+        ["run"] => run::run(),
         ["--version"] => run::say(concat!("brokerd ", env!("CARGO_PKG_VERSION"))),
         _ => run::usage(),
     }

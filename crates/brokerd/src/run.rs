@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
@@ -15,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::broker::Broker;
 use crate::detach;
 use crate::harden::harden;
-use crate::ledger_memory::{self, LedgerMemory};
+use crate::ledger_memory::LedgerMemory;
 use crate::listen::{ListenError, Listening, listen};
 use crate::server::serve;
 use crate::signals::block_none;
@@ -59,21 +60,28 @@ pub(crate) fn start() -> ExitCode {
     }
 }
 
-/// Serves until told to stop. Detached, readiness or failure is reported as one line on standard output.
-pub(crate) fn run(detached: bool) -> ExitCode {
-    if detached {
-        // The keeper reads its signals otherwise.
-        block_none();
-        detach::begin_session();
-    } else {
-        if let Err(error) = begin_with_clean_environment() {
-            complain(&format!("error: brokerd cannot be started: {error}"));
-            return ExitCode::FAILURE;
-        }
-        log_to_stderr();
+/// Serves in the foreground until told to stop, and logs to standard error.
+pub(crate) fn run() -> ExitCode {
+    if let Err(error) = begin_with_clean_environment() {
+        complain(&format!("error: brokerd cannot be started: {error}"));
+        return ExitCode::FAILURE;
     }
+    log_to_stderr();
+    serve_until_stopped(None)
+}
+
+/// Serves until told to stop, as a copy of the keeper. Readiness or failure is one line on standard output.
+pub(crate) fn kept(memory: OwnedFd) -> ExitCode {
+    // The keeper reads its signals otherwise.
+    block_none();
+    detach::begin_session();
+    serve_until_stopped(Some(memory))
+}
+
+fn serve_until_stopped(memory: Option<OwnedFd>) -> ExitCode {
+    let detached = memory.is_some();
     detach::name_process(c"brokerd");
-    match prepare(detached) {
+    match prepare(memory) {
         Ok(Prepared { listening, runtime, directories, ledger }) => {
             let report = |line: &str| if detached { detach::report(line) } else { tracing::info!("{line}") };
             runtime.block_on(live(listening, &directories, ledger, report));
@@ -110,12 +118,11 @@ fn begin_with_clean_environment() -> std::io::Result<()> {
     Err(Command::new("/proc/self/exe").arg0("brokerd").arg("run").env_clear().envs(clean).exec())
 }
 
-fn prepare(kept: bool) -> Result<Prepared, StartError> {
+fn prepare(memory: Option<OwnedFd>) -> Result<Prepared, StartError> {
     harden().map_err(StartError::Harden)?;
     let directories = Directories::from_environment().ok_or(StartError::NoHome)?;
     let place = Place::find()?;
     let listening = listen(&place)?;
-    let memory = if kept { ledger_memory::inherited() } else { None };
     let ledger = LedgerMemory::open(memory).map_err(StartError::Memory)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     Ok(Prepared { listening, runtime: runtime.map_err(StartError::Runtime)?, directories, ledger })
