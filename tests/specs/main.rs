@@ -8,6 +8,7 @@ mod aws;
 mod concurrency;
 mod daemon;
 mod daemon_faults;
+mod endpoint;
 mod environment;
 mod exec;
 mod faults;

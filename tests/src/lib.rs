@@ -9,6 +9,7 @@ pub mod fake_daemon;
 pub mod fakes;
 pub mod home;
 pub mod http;
+pub mod iam;
 pub mod process;
 pub mod programs;
 pub mod project;

@@ -10,9 +10,7 @@ use std::process::{Command, Stdio};
 /// When the clients are not installed (a suite without them must not read as passed), and when the program fails.
 #[must_use]
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let python = env::var("BROKER_TEST_PYTHON")
-        .unwrap_or_else(|_| panic!("BROKER_TEST_PYTHON is not set: run the tests with `cargo xtask test`"));
-    let mut command = Command::new(python);
+    let mut command = Command::new(interpreter());
     command.args(["-I", "-c", program]).args(arguments).stdin(Stdio::null()).env_clear();
     if let Ok(packages) = env::var("BROKER_TEST_PYTHONPATH") {
         // `-I` would ignore it.
@@ -25,4 +23,20 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program}\n{said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Returns the interpreter that has the official clients.
+///
+/// # Panics
+/// When they are not installed.
+#[must_use]
+pub fn interpreter() -> String {
+    env::var("BROKER_TEST_PYTHON")
+        .unwrap_or_else(|_| panic!("BROKER_TEST_PYTHON is not set: run the tests with `cargo xtask test`"))
+}
+
+/// Returns the variables by which that interpreter finds them.
+#[must_use]
+pub fn variables() -> Vec<(&'static str, String)> {
+    env::var("BROKER_TEST_PYTHONPATH").ok().map(|packages| ("PYTHONPATH", packages)).into_iter().collect()
 }

@@ -98,11 +98,11 @@ fn words(leases: &[Lease]) -> String {
 fn issued(credential: &Credential) -> [String; 6] {
     let references: Vec<_> = credential.references.iter().map(ToString::to_string).collect();
     let end = match (credential.endpoint, credential.revocable) {
-        (true, _) => "served fresh until the lease ends; what is out cannot be revoked",
+        (true, _) => "served until the lease ends, cannot be revoked",
         (false, true) => "revoked when the lease ends",
         (false, false) => "cannot be revoked",
     };
     let none = String::new;
-    let expires = format!("expires {}", credential.expires.strftime("%H:%M"));
-    [none(), none(), none(), none(), expires, format!("{}: {end}", references.join(" "))]
+    let expires = format!("expires {}", credential.expires.strftime("%H:%MZ"));
+    [none(), none(), none(), none(), expires, format!("{end}: {}", references.join(" "))]
 }
