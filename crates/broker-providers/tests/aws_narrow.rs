@@ -8,6 +8,8 @@
 
 mod support;
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -257,6 +259,16 @@ async fn a_trust_policy_without_tags_is_an_error_that_says_what_to_add() {
     let hint = error.hint.unwrap();
     assert!(hint.contains("add `sts:TagSession`") && hint.contains("trust policy"), "{hint}");
     assert_eq!(sts.seen().len(), before + 1, "nothing else is tried");
+}
+
+#[test]
+fn the_trust_policy_that_is_tested_stands_on_the_pages() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = fs::read_to_string(repository.join("deploy/aws/trust.json")).unwrap();
+    for kind in ["aws-secrets-manager", "aws-parameter-store", "aws-sts"] {
+        let page = fs::read_to_string(repository.join(format!("docs/providers/{kind}.md"))).unwrap();
+        assert!(page.contains(text.trim()), "{kind}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
