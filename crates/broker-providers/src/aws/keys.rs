@@ -97,6 +97,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn sessions_are_made_anew_ahead_of_their_end_by_a_fifth_of_their_life() {
+        for (left, asked_for) in [(30, 1), (10, 3)] {
+            let asked = Arc::<AtomicUsize>::default();
+            let source = Source(Arc::clone(&asked), Duration::from_secs(left), usize::MAX);
+            let keys = Kept::of_sessions(SharedCredentialsProvider::new(source), Duration::from_secs(100));
+            for _ in 0..3 {
+                assert!(keys.provide_credentials().await.is_ok());
+            }
+            assert_eq!(asked.load(Ordering::SeqCst), asked_for, "{left} seconds are left");
+        }
+    }
+
+    #[tokio::test]
     async fn keys_that_end_soon_are_replaced_and_used_to_their_end_when_they_cannot_be() {
         let (keys, asked) = kept(Duration::from_secs(30), 1);
         for _ in 0..3 {
