@@ -76,6 +76,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         credentials: Vec<EndedCredential>,
     },
+    /// A lease ends, and managers are asked to revoke what was issued for it. Its end is on record when they have.
+    LeaseEnding {
+        /// Which one.
+        lease: LeaseId,
+        /// How.
+        how: LeaseEnd,
+    },
     /// Credentials were issued for a lease. Written before they are delivered, and again when one was renewed beyond what
     /// the record before says.
     Issued {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use broker_core::event::{Event, Record};
-use broker_core::lease::{Lease, LeaseId};
+use broker_core::lease::{Lease, LeaseEnd, LeaseId};
 use broker_protocol::regular;
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -131,18 +131,21 @@ impl Audit {
         }
     }
 
-    /// Returns the leases that the log began and never ended.
-    pub(crate) fn open_leases(&self) -> Vec<Lease> {
+    /// Returns the leases that the log began and never ended, and how those end that had begun to.
+    pub(crate) fn open_leases(&self) -> Vec<(Lease, Option<LeaseEnd>)> {
         let Ok(file) = regular::open(&self.path, OpenOptions::new().read(true)) else { return Vec::new() };
-        let mut open: BTreeMap<LeaseId, Lease> = BTreeMap::new();
+        let mut open: BTreeMap<LeaseId, (Lease, Option<LeaseEnd>)> = BTreeMap::new();
         for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             match serde_json::from_slice::<Record>(&line).map(|record| record.event) {
-                Ok(Event::Request { lease: Some(lease), .. }) => drop(open.insert(lease.id, *lease)),
+                Ok(Event::Request { lease: Some(lease), .. }) => drop(open.insert(lease.id, (*lease, None))),
                 Ok(Event::Issued { lease, credentials }) => {
-                    open.entry(lease).and_modify(|lease| lease.credentials = credentials);
+                    open.entry(lease).and_modify(|(lease, _)| lease.credentials = credentials);
+                }
+                Ok(Event::LeaseEnding { lease, how }) => {
+                    open.entry(lease).and_modify(|(_, ending)| *ending = Some(how));
                 }
                 Ok(Event::LeaseEnded { lease, .. }) => drop(open.remove(&lease)),
-                Ok(Event::Carried { leases }) => open.extend(leases.into_iter().map(|l| (l.id, l))),
+                Ok(Event::Carried { leases }) => open.extend(leases.into_iter().map(|l| (l.id, (l, None)))),
                 _ => {}
             }
         }

@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_secs(5);
 /// Shortest sleep between two looks at what is to be prolonged.
 const SHORTEST_NAP: Duration = Duration::from_millis(100);
 
+/// After how long a failed renewal is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// How long one renewal may take.
 const RENEW_WITHIN: Duration = Duration::from_secs(10);
 
@@ -142,8 +145,13 @@ impl Leases {
                         since.insert(*entry, now);
                         self.ledger.prolonged(*entry, expires);
                         self.prolonged(id, &ending.about.references, expires);
+                        // When it is due again says the next look.
+                        next = SHORTEST_NAP;
                     }
-                    Err(error) => tracing::warn!(lease = %id, %error, "a credential is not renewed"),
+                    Err(error) => {
+                        tracing::warn!(lease = %id, %error, "a credential is not renewed");
+                        next = next.min(AGAIN);
+                    }
                 }
             }
             tokio::time::sleep(next.max(SHORTEST_NAP)).await;
@@ -204,6 +212,9 @@ impl Leases {
         let mut ended: Vec<_> = dropped.collect();
         if entries.is_empty() {
             return self.record_end(id, how, error, ended);
+        }
+        if let Err(error) = self.audit.append(Event::LeaseEnding { lease: id, how }) {
+            tracing::error!(%error, "that a lease is ending is not recorded");
         }
         self.lock().ending.insert(id);
         let leases = self.clone();
@@ -276,10 +287,14 @@ impl Leases {
 
     /// Takes up the leases that an earlier daemon left: those whose process still runs go on, the others end. What was
     /// issued for no lease that goes on is revoked.
-    pub(crate) fn adopt(self: &Arc<Self>, left: Vec<Lease>) {
+    pub(crate) fn adopt(self: &Arc<Self>, left: Vec<(Lease, Option<LeaseEnd>)>) {
         let mut known = HashSet::new();
-        for lease in left {
+        for (lease, ending) in left {
             known.insert(lease.id);
+            if let Some(how) = ending {
+                self.finish(lease.id, lease.credentials, how, None);
+                continue;
+            }
             match crate::peer::reopen(&lease.process) {
                 // Of this boot, since its process is: that clock stands still for nobody.
                 Some(pidfd) if Duration::from_millis(lease.expires_since_boot_ms) > since_boot() => {
@@ -411,8 +426,11 @@ mod tests {
         // A clock that was set back would give it years more.
         let over = Lease { expires: Timestamp::MAX, ..lease(3, &process, Duration::ZERO) };
         let lasting = Duration::from_secs(600);
-        leases.adopt(vec![lease(1, &process, lasting), lease(2, &dead, lasting), over]);
+        let told = lease(4, &process, lasting);
+        let left = [lease(1, &process, lasting), lease(2, &dead, lasting), over].map(|lease| (lease, None));
+        leases.adopt(left.into_iter().chain([(told, Some(LeaseEnd::Ended))]).collect());
         assert_eq!(leases.count(), 1);
+        assert!(std::fs::read_to_string(&log).unwrap().contains("\"how\":\"ended\""));
         assert!(std::fs::read_to_string(&log).unwrap().contains("\"how\":\"expired\""));
         assert!(std::fs::read_to_string(log).unwrap().contains("\"how\":\"unattended\""));
     }

@@ -151,6 +151,7 @@ fn words(event: Event) -> String {
             let credentials: String = credentials.iter().map(credential).collect();
             format!("{lease} {}{error}{credentials}", word(how))
         }
+        Event::LeaseEnding { lease, how } => format!("{lease} {}", word(how)),
         Event::Issued { lease, credentials } => {
             let credential = |c: &Credential| format!("; {} until {}", listed(&c.references), c.expires);
             format!("{lease}{}", credentials.iter().map(credential).collect::<String>())
