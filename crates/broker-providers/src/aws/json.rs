@@ -24,7 +24,7 @@ use crate::rest::{Answer, Rest};
 const CONTENT_TYPE: &str = "application/x-amz-json-1.1";
 
 /// One service, as one instance reaches it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AwsJson {
     pub(crate) rest: Rest,
     /// The name in addresses and signatures, such as `ssm`.

@@ -7,19 +7,29 @@ use std::time::{Duration, SystemTime};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 
-/// How long before their end credentials are asked for anew.
+/// How long before their end credentials are asked for anew, at most.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// Credentials that are kept until shortly before they expire.
 #[derive(Debug)]
 pub(crate) struct Kept {
     source: SharedCredentialsProvider,
+    margin: Duration,
     held: tokio::sync::Mutex<Option<Credentials>>,
 }
 
 impl Kept {
     pub(crate) fn around(source: SharedCredentialsProvider) -> SharedCredentialsProvider {
-        SharedCredentialsProvider::new(Self { source, held: tokio::sync::Mutex::default() })
+        Self::with_margin(source, MARGIN)
+    }
+
+    /// Keeps the keys of sessions that live so long: a short life has a short end.
+    pub(crate) fn of_sessions(source: SharedCredentialsProvider, life: Duration) -> SharedCredentialsProvider {
+        Self::with_margin(source, MARGIN.min(life / 5))
+    }
+
+    fn with_margin(source: SharedCredentialsProvider, margin: Duration) -> SharedCredentialsProvider {
+        SharedCredentialsProvider::new(Self { source, margin, held: tokio::sync::Mutex::default() })
     }
 
     async fn credentials(&self) -> provider::Result {
@@ -27,7 +37,7 @@ impl Kept {
         let mut held = self.held.lock().await;
         let is_good_for =
             |time: Duration, held: &Credentials| held.expiry().is_none_or(|expiry| expiry > SystemTime::now() + time);
-        if let Some(held) = held.as_ref().filter(|held| is_good_for(MARGIN, held)) {
+        if let Some(held) = held.as_ref().filter(|held| is_good_for(self.margin, held)) {
             return Ok(held.clone());
         }
         match self.source.provide_credentials().await {
@@ -84,6 +94,19 @@ mod tests {
         let all = futures_util::future::join_all((0..200).map(|_| keys.provide_credentials())).await;
         assert!(all.iter().all(Result::is_ok));
         assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn sessions_are_made_anew_ahead_of_their_end_by_a_fifth_of_their_life() {
+        for (left, asked_for) in [(30, 1), (10, 3)] {
+            let asked = Arc::<AtomicUsize>::default();
+            let source = Source(Arc::clone(&asked), Duration::from_secs(left), usize::MAX);
+            let keys = Kept::of_sessions(SharedCredentialsProvider::new(source), Duration::from_secs(100));
+            for _ in 0..3 {
+                assert!(keys.provide_credentials().await.is_ok());
+            }
+            assert_eq!(asked.load(Ordering::SeqCst), asked_for, "{left} seconds are left");
+        }
     }
 
     #[tokio::test]

@@ -92,7 +92,11 @@ pub(crate) struct SignInPlan {
     endpoint_sso: Option<String>,
     /// Whether the addresses are the services' own or stand in configuration: what the caller has on disk may go there.
     is_trusted: bool,
+    external_id: Option<String>,
+    session_ttl: Option<Duration>,
     http: SharedHttpClient,
+    /// The same connections, counting into the instance's calls.
+    counted: SharedHttpClient,
     rest: Result<Rest, Fault>,
     sign_ins: Arc<SignIns>,
     /// Whether a person can sign in with us, as far as is known.
@@ -104,6 +108,10 @@ pub(crate) struct SignInPlan {
 pub(crate) struct SignedIn {
     pub(crate) region: Region,
     pub(crate) credentials: SharedCredentialsProvider,
+    /// Who asks for the last role of the instance's `assume-role`, where there is one.
+    pub(crate) before: Option<SharedCredentialsProvider>,
+    /// How STS is reached for sessions that are cut for somebody; its requests are calls of the instance.
+    pub(crate) sts: SdkConfig,
 }
 
 /// Why there is nobody to sign in as.
@@ -142,7 +150,11 @@ impl SignInPlan {
             endpoint_sts: settings.endpoint_sts.clone().or_else(|| settings.endpoint.clone()),
             endpoint_sso: settings.endpoint_sso.clone().or_else(|| settings.endpoint.clone()),
             is_trusted: opening.fixed,
+            external_id: settings.external_id.clone(),
+            // Checked when the instance was opened.
+            session_ttl: settings.session_ttl().ok().flatten(),
             http: opening.shared.transport.client(),
+            counted: opening.shared.transport.counting(Arc::clone(&opening.calls)),
             rest: opening.shared.http.counting(Arc::default()),
             sign_ins: Arc::clone(&opening.shared.sign_ins),
             has_login: AtomicBool::new(settings.sso_session.is_some()),
@@ -174,6 +186,29 @@ impl SignInPlan {
     /// Tells whether `broker login` can help, as far as is known.
     pub(crate) fn has_login(&self) -> bool {
         self.has_login.load(Ordering::Relaxed)
+    }
+
+    /// Returns the last role of the instance's own `assume-role`.
+    pub(crate) fn last_role(&self) -> Option<&Role> {
+        self.roles.last()
+    }
+
+    /// Returns what the owner of a role wants to hear.
+    pub(crate) fn external_id(&self) -> Option<&str> {
+        self.external_id.as_deref()
+    }
+
+    /// Returns how long a session lives, where the settings say it.
+    pub(crate) fn session_ttl(&self) -> Option<Duration> {
+        self.session_ttl
+    }
+
+    /// Returns the region that applies. Reads the profile files, and blocks for it, only where nothing else names it.
+    pub(crate) fn region_now(&self) -> Result<Region, SignInError> {
+        if let Some(region) = self.region(&EnvConfigSections::default()) {
+            return Ok(region);
+        }
+        self.region(&profile::profiles(&self.sign_in)?).ok_or(SignInError::NoRegion)
     }
 
     /// Tells the state of the files that signing in reads, to notice that one was edited.
@@ -218,11 +253,13 @@ impl SignInPlan {
             .with_http_client(self.http.clone())
             .with_retry_config(RetryConfig::standard().with_max_attempts(2))
             .with_timeout_config(TimeoutConfig::builder().connect_timeout(Duration::from_secs(3)).build());
-        let sts = self.sts_config(&region);
+        let sts = self.sts_config(&region, &self.http);
         let (mut credentials, mut roles) = self.source(&profiles, &config, &sts)?;
         credentials = Kept::around(credentials);
         roles.extend(self.roles.iter().cloned());
+        let mut before = None;
         for role in roles {
+            before = Some(credentials.clone());
             let mut assumed = AssumeRoleProvider::builder(&role.arn)
                 .session_name(role.session_name.as_deref().unwrap_or(SESSION_NAME))
                 .configure(&sts);
@@ -232,7 +269,9 @@ impl SignInPlan {
             let assumed = assumed.build_from_provider(credentials).await;
             credentials = Kept::around(SharedCredentialsProvider::new(assumed));
         }
-        Ok(SignedIn { region, credentials })
+        let before = before.filter(|_| !self.roles.is_empty());
+        let sts = self.sts_config(&region, &self.counted);
+        Ok(SignedIn { region, credentials, before, sts })
     }
 
     /// Returns who is signed in first, and the roles that the profile assumes from there.
@@ -289,11 +328,11 @@ impl SignInPlan {
     }
 
     /// Returns the configuration of our own requests to STS.
-    fn sts_config(&self, region: &Region) -> SdkConfig {
+    fn sts_config(&self, region: &Region, http: &SharedHttpClient) -> SdkConfig {
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(region.clone())
-            .http_client(self.http.clone())
+            .http_client(http.clone())
             .time_source(SharedTimeSource::default())
             .retry_config(RetryConfig::standard().with_max_attempts(2));
         config.set_endpoint_url(self.endpoint_sts.clone());
@@ -352,10 +391,11 @@ impl SignInPlan {
 }
 
 /// Tells whether `arn` names a role: `arn:PARTITION:iam::ACCOUNT:role/NAME`.
-fn is_role(arn: &str) -> bool {
+pub(crate) fn is_role(arn: &str) -> bool {
     match arn.splitn(6, ':').collect::<Vec<_>>().as_slice() {
         ["arn", partition, "iam", "", account, role] => {
             partition.starts_with("aws")
+                && partition.bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
                 && account.len() == 12
                 && account.bytes().all(|b| b.is_ascii_digit())
                 && role

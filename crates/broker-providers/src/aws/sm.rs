@@ -19,6 +19,7 @@ use aws_sdk_secretsmanager::primitives::Blob;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use broker_core::instance::Words;
 use broker_core::reference::{SecretRef, Version};
+use broker_core::scope::Scope;
 use broker_core::secret::SecretValue;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
@@ -26,6 +27,8 @@ use tokio::time::Instant;
 
 use crate::aws::answer::{Action, is_deleted, persist};
 use crate::aws::json::is_region;
+use crate::aws::narrow::Service;
+use crate::aws::scoped;
 use crate::aws::session::AwsSession;
 use crate::aws::sign_in::SignedIn;
 use crate::aws::sm_fetch::{Asked, Found, no_answer, region_of};
@@ -65,29 +68,33 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {
     let settings = opening.settings;
     Ok(Arc::new(AwsSecretsManager {
-        session: AwsSession::new(opening)?,
+        session: Arc::new(AwsSession::new(opening)?),
         replicas: settings.replicas.as_ref().map(Words::as_slice).unwrap_or_default().to_vec(),
         endpoint: settings.endpoint.clone(),
         http: opening.shared.transport.counting(Arc::clone(&opening.calls)),
-        held: Mutex::default(),
-        reads: Semaphore::new(MAX_READS),
+        clients: Mutex::default(),
+        known: Arc::default(),
+        reads: Arc::new(Semaphore::new(MAX_READS)),
     }))
 }
 
 pub(crate) struct AwsSecretsManager {
-    session: AwsSession,
+    session: Arc<AwsSession>,
     replicas: Vec<String>,
     endpoint: Option<String>,
     http: SharedHttpClient,
-    held: Mutex<Held>,
-    pub(crate) reads: Semaphore,
+    clients: Mutex<Clients>,
+    /// Shared with what is narrowed from it, as its turns are.
+    known: Arc<Mutex<Known>>,
+    pub(crate) reads: Arc<Semaphore>,
 }
+
+/// The clients by region, and the sign-in that they are of.
+type Clients = Option<(Arc<SignedIn>, HashMap<String, Client>)>;
 
 /// What is known from earlier requests.
 #[derive(Default)]
-struct Held {
-    /// The clients by region, and the sign-in that they are of.
-    clients: Option<(Arc<SignedIn>, HashMap<String, Client>)>,
+struct Known {
     no_batch_until: Option<Instant>,
     away_until: HashMap<String, Instant>,
 }
@@ -101,12 +108,12 @@ pub(crate) struct Place {
 impl AwsSecretsManager {
     /// Returns the client for a region, with the credentials of `signed_in`.
     pub(crate) fn place(&self, signed_in: &Arc<SignedIn>, region: &str) -> Place {
-        let mut held = self.held();
-        let is_same = held.clients.as_ref().is_some_and(|(before, _)| Arc::ptr_eq(before, signed_in));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = clients.as_ref().is_some_and(|(before, _)| Arc::ptr_eq(before, signed_in));
         if !is_same {
-            held.clients = None;
+            *clients = None;
         }
-        let (_, clients) = held.clients.get_or_insert_with(|| (Arc::clone(signed_in), HashMap::new()));
+        let (_, clients) = clients.get_or_insert_with(|| (Arc::clone(signed_in), HashMap::new()));
         let client = clients.entry(region.to_owned()).or_insert_with(|| self.client(signed_in, region)).clone();
         Place { client }
     }
@@ -138,30 +145,30 @@ impl AwsSecretsManager {
         if region == signed_in.region.as_ref() {
             regions.extend(self.replicas.iter().filter(|replica| *replica != region).cloned());
         }
-        let (held, now) = (self.held(), Instant::now());
-        regions.sort_by_key(|region| held.away_until.get(region).is_some_and(|until| now < *until));
+        let (known, now) = (self.known(), Instant::now());
+        regions.sort_by_key(|region| known.away_until.get(region).is_some_and(|until| now < *until));
         regions
     }
 
     pub(crate) fn remember_away(&self, region: &str, is_away: bool) {
-        let mut held = self.held();
+        let mut known = self.known();
         if is_away {
-            held.away_until.insert(region.to_owned(), Instant::now() + AWAY_FOR);
+            known.away_until.insert(region.to_owned(), Instant::now() + AWAY_FOR);
         } else {
-            held.away_until.remove(region);
+            known.away_until.remove(region);
         }
     }
 
     pub(crate) fn may_batch(&self) -> bool {
-        self.held().no_batch_until.is_none_or(|until| Instant::now() >= until)
+        self.known().no_batch_until.is_none_or(|until| Instant::now() >= until)
     }
 
     pub(crate) fn remember_no_batch(&self) {
-        self.held().no_batch_until = Some(Instant::now() + NO_BATCH_FOR);
+        self.known().no_batch_until = Some(Instant::now() + NO_BATCH_FOR);
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn create(
@@ -342,9 +349,27 @@ impl Provider for AwsSecretsManager {
         done.await.map_err(|fault| self.error(fault, Some(reference), None))
     }
 
+    fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
+        let (replicas, endpoint, http) = (self.replicas.clone(), self.endpoint.clone(), self.http.clone());
+        let (known, reads) = (Arc::clone(&self.known), Arc::clone(&self.reads));
+        let open = move |session| -> Arc<dyn Provider> {
+            Arc::new(AwsSecretsManager {
+                session,
+                replicas: replicas.clone(),
+                endpoint: endpoint.clone(),
+                http: http.clone(),
+                clients: Mutex::default(),
+                known: Arc::clone(&known),
+                reads: Arc::clone(&reads),
+            })
+        };
+        scoped::narrowed(&self.session, Service::SecretsManager, &self.replicas, scope, Box::new(open))
+    }
+
     fn forget(&self) {
         self.session.forget();
-        *self.held() = Held::default();
+        *self.clients.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.known() = Known::default();
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws_credential_types::Credentials;
 use broker_core::reference::{SecretRef, Version};
+use broker_core::scope::Scope;
 use broker_core::secret::SecretValue;
 use futures_util::future::{join, join_all};
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -21,6 +22,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::aws::json::{AwsJson, Signer};
+use crate::aws::narrow::Service;
+use crate::aws::scoped;
 use crate::aws::session::AwsSession;
 use crate::aws::sign_in::SignedIn;
 use crate::aws::ssm_list as listing;
@@ -52,21 +55,22 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
 
 /// Opens an instance. Signing in happens with its first request.
 pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderError> {
-    let session = AwsSession::new(opening)?;
+    let session = Arc::new(AwsSession::new(opening)?);
     let rest = opening.shared.http.counting(Arc::clone(&opening.calls));
     let rest = rest.map_err(|fault| session.error(fault, None, None))?;
     let endpoint = opening.settings.endpoint.clone();
     Ok(Arc::new(AwsParameterStore {
         session,
         api: AwsJson { rest, service: "ssm", target: "AmazonSSM", endpoint },
-        reads: Semaphore::new(MAX_READS),
+        reads: Arc::new(Semaphore::new(MAX_READS)),
     }))
 }
 
 pub(crate) struct AwsParameterStore {
-    session: AwsSession,
+    session: Arc<AwsSession>,
     api: AwsJson,
-    reads: Semaphore,
+    /// Shared with what is narrowed from it.
+    reads: Arc<Semaphore>,
 }
 
 /// Who asks, for as long as one operation takes.
@@ -322,6 +326,14 @@ impl Provider for AwsParameterStore {
             Ok(Described { tags, ..history? })
         };
         done.await.map_err(|fault| self.error(fault, Some(reference), None))
+    }
+
+    fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
+        let (api, reads) = (self.api.clone(), Arc::clone(&self.reads));
+        let open = move |session| -> Arc<dyn Provider> {
+            Arc::new(AwsParameterStore { session, api: api.clone(), reads: Arc::clone(&reads) })
+        };
+        scoped::narrowed(&self.session, Service::ParameterStore, &[], scope, Box::new(open))
     }
 
     fn forget(&self) {

@@ -36,10 +36,13 @@ impl Call {
 impl Call {
     /// Returns a parameter of a body that is a form, as STS takes it.
     pub fn form(&self, name: &str) -> Option<String> {
+        self.forms().into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// Returns all parameters of such a body.
+    pub fn forms(&self) -> Vec<(String, String)> {
         let body = String::from_utf8_lossy(&self.raw);
-        let body = body.rsplit("\r\n\r\n").next().unwrap_or_default();
-        let pairs = broker_tests::http::Message::pairs(body);
-        pairs.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+        broker_tests::http::Message::pairs(body.rsplit("\r\n\r\n").next().unwrap_or_default()).into_iter().collect()
     }
 }
 

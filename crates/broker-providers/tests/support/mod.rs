@@ -1,6 +1,7 @@
 //! What the tests of the providers share: test servers by their addresses, instances on them, and a server that misbehaves.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses its part of this module")]
 
+pub mod aws_role;
 pub mod azure;
 pub mod fake_aws;
 pub mod program;
