@@ -1,7 +1,9 @@
-//! Amazon Web Services: Secrets Manager, Parameter Store, and the ways to sign in that both share.
+//! Amazon Web Services: Secrets Manager, Parameter Store, what STS and RDS take in place of passwords, and the ways to sign
+//! in that all of them share.
 
 pub(crate) mod answer;
 pub(crate) mod http;
+pub(crate) mod issuer;
 pub(crate) mod json;
 pub(crate) mod keys;
 pub(crate) mod login;
@@ -9,6 +11,7 @@ pub(crate) mod narrow;
 pub(crate) mod process;
 pub(crate) mod profile;
 pub(crate) mod profile_walk;
+pub(crate) mod rds;
 pub(crate) mod role_session;
 pub(crate) mod scoped;
 pub(crate) mod session;
@@ -23,3 +26,4 @@ pub(crate) mod ssm_name;
 pub(crate) mod ssm_value;
 pub(crate) mod sso;
 pub(crate) mod sso_cache;
+pub(crate) mod sts;

@@ -265,7 +265,7 @@ async fn a_trust_policy_without_tags_is_an_error_that_says_what_to_add() {
 fn the_trust_policy_that_is_tested_stands_on_the_pages() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let text = fs::read_to_string(repository.join("deploy/aws/trust.json")).unwrap();
-    for kind in ["aws-secrets-manager", "aws-parameter-store"] {
+    for kind in ["aws-secrets-manager", "aws-parameter-store", "aws-sts"] {
         let page = fs::read_to_string(repository.join(format!("docs/providers/{kind}.md"))).unwrap();
         assert!(page.contains(text.trim()), "{kind}");
     }
