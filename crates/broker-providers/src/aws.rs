@@ -1,4 +1,5 @@
-//! Amazon Web Services: Secrets Manager, Parameter Store, credentials issued by STS and for RDS, and the ways to sign in that all share.
+//! Amazon Web Services: Secrets Manager, Parameter Store, what STS and RDS take in place of passwords, and the ways to sign
+//! in that all of them share.
 
 pub(crate) mod answer;
 pub(crate) mod http;

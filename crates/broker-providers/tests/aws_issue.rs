@@ -143,6 +143,7 @@ async fn a_life_that_the_role_does_not_allow_is_said_in_the_words_of_sts() {
     let arn = "org://arn:aws:iam::111122223333:role/deploy?duration=12h";
     let error = issue_role(&settings("aws-sts", &sts.url()), arn).await.unwrap_err();
     assert!(error.kind == ErrorKind::Unsupported && error.cause.contains(words), "{error}");
+    assert!(error.hint.unwrap().contains("`session-ttl`"));
     assert_eq!(sts.seen().len(), 1);
 }
 

@@ -287,6 +287,19 @@ async fn a_trust_policy_without_source_identity_is_an_error_that_says_what_to_ad
     assert_eq!((sts.seen().len(), fake.all_calls()), (1, 0), "nothing else is tried");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_that_aws_does_not_issue_is_no_matter_of_the_sign_in() {
+    let fake = FakeAws::new(Duration::ZERO, kind);
+    let words = "1 validation error detected: Value '60' at 'durationSeconds' failed to satisfy constraint: \
+        Member must have value greater than or equal to 900";
+    let sts = Sts::new(move |_, _| refuses(400, "ValidationError", words));
+    let mut world = World::with_fakes(&fake, &sts);
+    world.settings.session_ttl = Some("1m".to_owned());
+    let error = fetch_one(&world.narrowed(&scope(&["org://a"])), "org://a").await.unwrap_err();
+    assert!(error.cause.contains(words) && error.hint.as_ref().unwrap().contains("`session-ttl`"), "{error:?}");
+    assert_eq!(sts.seen()[0].get("DurationSeconds"), Some("60"));
+}
+
 /// An STS whose packed policies have room for so many secrets.
 fn sts_with_room(room: usize) -> Sts {
     Sts::new(move |_, assumed| {

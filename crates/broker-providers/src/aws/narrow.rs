@@ -1,9 +1,9 @@
 //! The session policies that allow exactly what one scope lists, and nothing else. Pure.
 //!
-//! A policy names whole resources: where AWS appends six characters to a secret's name it names these six, and no `*` ever
-//! stands in the place of a name. What could be read as a wildcard is no name and is left out. A policy has at most 2,048
-//! characters; what does not fit goes into another one, with a session of its own, and none gets wider for it. Sources:
-//! "Service authorization reference" of both services, "Session policies" and "IAM and STS quotas" of the IAM User Guide.
+//! A policy names whole resources: where AWS appends six characters to a secret's name it has six `?`, and never a `*` in
+//! the place of a name. What could be read as a wildcard is no name and is left out. A policy has at most 2,048 characters;
+//! what does not fit goes into another one, with a session of its own, and none gets wider for it. Sources: "Service
+//! authorization reference" of both services, "Session policies" and "IAM and STS quotas" of the IAM User Guide.
 
 use std::collections::{BTreeMap, BTreeSet};
 

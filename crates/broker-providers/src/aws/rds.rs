@@ -1,8 +1,9 @@
 //! A token to sign in to a database of RDS or Aurora with, for one run.
 //!
 //! It is the address of a `connect` request, signed beforehand: it names the database and its user, is good for fifteen
-//! minutes and for new connections only, and no request is sent for it. With `assume-role` a session of the run's own signs
-//! it, which may connect as this user and do nothing else. Source: "IAM database authentication" of the Amazon RDS User Guide.
+//! minutes and for new connections only, and no request is sent for it. With `assume-role` a session of the run's own
+//! signs it, which may connect as this user and do nothing else. Source: "IAM database authentication" of the Amazon RDS
+//! User Guide.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -74,7 +75,8 @@ impl<'r> Database<'r> {
 /// Signs a token for the database and the user that `reference` names.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] for what is no database, [`ErrorKind::Unsupported`] for what is no region, and what signing in says.
+/// [`ErrorKind::NotFound`] for what is no database, [`ErrorKind::Unsupported`] for what is no region, and what signing in
+/// says.
 pub(crate) async fn make(
     session: &Arc<AwsSession>,
     reference: &SecretRef,

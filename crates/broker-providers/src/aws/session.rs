@@ -111,6 +111,11 @@ impl AwsSession {
 
     fn hint(&self, fault: &Fault) -> Option<String> {
         Some(match fault.kind {
+            _ if fault.cause.to_ascii_lowercase().contains("durationseconds") => {
+                "a session lives from fifteen minutes to what the role allows, and an hour where a role assumes the next: \
+                 `session-ttl` says how long"
+                    .to_owned()
+            }
             ErrorKind::Denied if is_of_key(fault) => {
                 "the role lacks `kms:Decrypt` on the key of this secret".to_owned()
             }
@@ -121,7 +126,8 @@ impl AwsSession {
                 let action = missing_action(&fault.cause)?;
                 if TRUST_ACTIONS.contains(&action) {
                     return Some(format!(
-                        "add `{action}` beside `sts:AssumeRole` to the trust policy of the role, as `deploy/aws/trust.json` has it"
+                        "add `{action}` beside `sts:AssumeRole` to the trust policy of the role, as \
+                         `deploy/aws/trust.json` has it"
                     ));
                 }
                 format!("the signed-in identity lacks `{action}` on it")
