@@ -7,7 +7,8 @@
 //! the device mode.
 //!
 //! What it can't show: storage, several nodes (a standby only answers `sys/health` and 429 for its sake), audit devices,
-//! identity (entities, groups, templated policies), control groups, Sentinel, `allowed_parameters` of a policy, `patch` of a
+//! identity (an entity is the list of policies that [`Vault::identify`] gives a token;
+//! no groups, no templated policies), control groups, Sentinel, `allowed_parameters` of a policy, `patch` of a
 //! JSON merge deeper than one level, the exact text of a number in a secret (`1.10` comes back as `1.1`), an identity
 //! provider's own pages and its certificates, Kubernetes' token review (a service account is whoever holds a token signed by
 //! [`Vault::jwt`]), a database (accounts are names in a list), and TLS.
@@ -31,13 +32,41 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::serve::Serve;
 use world::World;
 
 #[cfg(test)]
 mod checks;
+
+/// A living token.
+#[derive(Clone, Debug)]
+pub struct Alive {
+    /// What it is known by to those who don't have it.
+    pub accessor: String,
+    /// `token-` and the name that it was made under.
+    pub display_name: String,
+    /// Without those of its identity.
+    pub policies: Vec<String>,
+    /// What was said of it when it was made.
+    pub meta: Map<String, Value>,
+    /// How many requests are left; 0 is no limit.
+    pub uses: u64,
+    /// How many seconds are left.
+    pub ttl: u64,
+}
+
+/// One request, as an audit device would tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// `read`, `list`, `write`, `patch` or `delete`.
+    pub operation: String,
+    /// Below `/v1/`, relative to its namespace where the header names that.
+    pub path: String,
+    /// That of the token it was asked with, if that was alive.
+    pub accessor: Option<String>,
+}
 
 /// A running server. It is unsealed and holds a KV engine of version 2 at `secret/`, like one in development mode.
 pub struct Vault {
@@ -153,6 +182,57 @@ impl Vault {
         let mut world = self.world();
         world.tidy();
         world.tokens.len()
+    }
+
+    /// Gives a token an entity with these policies. Its children to come inherit them.
+    ///
+    /// # Panics
+    /// When there is no such token.
+    pub fn identify(&self, token: &str, policies: &[&str]) {
+        let mut world = self.world();
+        let token = world.tokens.get_mut(token).expect("the token is alive");
+        token.identity_policies = policies.iter().map(|policy| (*policy).to_owned()).collect();
+    }
+
+    /// Returns the living tokens that were made under a name by another token: neither the root token nor those of sign-ins
+    /// are among them.
+    #[must_use]
+    pub fn alive_tokens(&self) -> Vec<Alive> {
+        let mut world = self.world();
+        world.tidy();
+        let now = world.now();
+        let made = world.tokens.values().filter(|token| token.display_name.starts_with("token-"));
+        made.map(|token| Alive {
+            accessor: token.accessor.clone(),
+            display_name: token.display_name.clone(),
+            policies: token.policies.clone(),
+            meta: token.meta.clone(),
+            uses: token.uses,
+            ttl: token.expires.saturating_sub(now),
+        })
+        .collect()
+    }
+
+    /// Tells whether the token with this accessor is alive.
+    #[must_use]
+    pub fn is_alive(&self, accessor: &str) -> bool {
+        let mut world = self.world();
+        world.tidy();
+        world.tokens.values().any(|token| token.accessor == accessor)
+    }
+
+    /// Returns the ids of the leases that are alive.
+    #[must_use]
+    pub fn alive_leases(&self) -> Vec<String> {
+        let mut world = self.world();
+        world.tidy();
+        world.leases.keys().cloned().collect()
+    }
+
+    /// Returns what was asked for so far, in order.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.world().log.clone()
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

@@ -308,6 +308,109 @@ child.auth.token.revoke_self()
 }
 
 #[test]
+fn hvac_makes_children_that_are_narrower_than_their_parent_and_never_wider() {
+    on_every_server(
+        r#"
+two = vault.secrets.kv.v2
+vault.sys.enable_secrets_engine("kv", path=own, options={"version": "2"})
+for name in ["a", "b"]:
+    two.create_or_update_secret(name, {"x": name}, mount_point=own)
+    vault.sys.create_or_update_policy(f"{own}-{name}", f'path "{own}/data/{name}" {{ capabilities = ["read"] }}')
+vault.sys.create_or_update_policy(own + "-make", 'path "auth/token/create" { capabilities = ["update"] }')
+client = lambda made: hvac.Client(url=url, token=made["auth"]["client_token"])
+parent = client(vault.auth.token.create(policies=[own + "-a", own + "-b", own + "-make"], ttl="1h"))
+make = lambda **more: parent.auth.token.create(**{"policies": [own + "-a"], **more})
+made = make(ttl="2h", explicit_max_ttl="30m", num_uses=3, display_name="shop & dev!", renewable=False,
+            meta={"project": "shop"}, type="service")
+auth = made["auth"]
+assert sorted(auth["policies"]) == ["default", own + "-a"] and auth["num_uses"] == 3, auth
+assert auth["lease_duration"] == 1800 and not auth["renewable"] and auth["metadata"] == {"project": "shop"}, auth
+known = vault.auth.token.lookup_accessor(auth["accessor"])["data"]
+assert known["display_name"] == "token-shop---dev" and known["meta"] == {"project": "shop"}, known
+assert known["explicit_max_ttl"] == 1800 and known["num_uses"] == 3 and not known["orphan"], known
+child = client(made)
+granted = child.adapter.post("/v1/sys/capabilities-self", json={"paths": [f"{own}/data/a", f"{own}/data/b"]})["data"]
+assert granted[f"{own}/data/a"] == ["read"] and granted[f"{own}/data/b"] == ["deny"], granted
+read = lambda client, name: two.__class__(client.adapter).read_secret_version(name, mount_point=own)
+assert read(child, "a") and read(parent, "b")
+raises(e.Forbidden, lambda: read(child, "b"), "permission denied")
+# That was its last use.
+raises(e.Forbidden, lambda: vault.auth.token.lookup_accessor(auth["accessor"]))
+raises(e.InvalidRequest, lambda: make(policies=["root"]))
+renewed = client(make(ttl="1s", explicit_max_ttl="40s")).auth.token.renew_self(increment="5m")
+assert renewed["auth"]["lease_duration"] <= 40 and "capped accordingly" in str(renewed["warnings"]), renewed
+bare = client(vault.auth.token.create(policies=[own + "-a", own + "-make"], no_default_policy=True, ttl="1h"))
+inner = bare.auth.token.create(policies=[own + "-a"])
+assert inner["auth"]["policies"] == [own + "-a"], inner
+raises(e.InvalidRequest, lambda: bare.auth.token.create(policies=[own + "-a", "default"]), "must be subset of parent")
+raises(e.Forbidden, lambda: client(inner).auth.token.revoke_self(), "permission denied")
+for restless, words in [(dict(type="batch"), "batch tokens cannot"), (dict(num_uses=9), "restricted use token")]:
+    single = client(vault.auth.token.create(policies=[own + "-a", own + "-make"], ttl="1h", **restless))
+    raises(e.InvalidRequest, lambda: single.auth.token.create(policies=[own + "-a"]), words)
+raises(e.Forbidden, lambda: client(inner).auth.token.create(policies=[own + "-a"]), "permission denied")
+"#,
+        |_| vec![],
+    );
+}
+
+#[test]
+fn hvac_sees_leases_go_with_their_token_and_none_on_a_last_use() {
+    let vault = Vault::start();
+    let program = r#"
+vault.sys.enable_secrets_engine("database")
+db = vault.secrets.database
+db.configure("shop", "postgresql-database-plugin", allowed_roles="*")
+db.create_role("dev", "shop", ["CREATE ROLE"], default_ttl="10m", max_ttl="15m")
+vault.sys.create_or_update_policy("db", 'path "database/creds/dev" { capabilities = ["read"] }')
+child = lambda **more: hvac.Client(url=url, token=vault.auth.token.create(policies=["db"], **more)["auth"]["client_token"])
+lease = lambda id: vault.sys.read_lease(id)["data"]
+one = child(ttl="1h")
+ids = [one.secrets.database.generate_credentials("dev")["lease_id"] for _ in range(2)]
+assert all(lease(id)["ttl"] <= 600 for id in ids)
+assert one.sys.renew_lease(ids[0], increment=60)["lease_duration"] == 60
+one.auth.token.revoke_self()
+for id in ids:
+    raises(e.InvalidRequest, lambda: lease(id), "invalid lease")
+last = child(num_uses=1)
+raises(e.InvalidRequest, lambda: last.secrets.database.generate_credentials("dev"), "token had one use left")
+child(ttl="30s").secrets.database.generate_credentials("dev")
+"#;
+    assert_eq!(run(program, &[&vault.url(), vault.root()]).trim(), "done");
+    assert_eq!((vault.accounts("shop").len(), vault.alive_leases().len()), (1, 1));
+    vault.advance(Duration::from_secs(31));
+    assert!(
+        vault.accounts("shop").is_empty() && vault.alive_leases().is_empty(),
+        "the lease of ten minutes is over, too"
+    );
+}
+
+#[test]
+fn a_child_inherits_the_policies_of_its_parents_identity() {
+    let vault = Vault::start();
+    let begin = r#"
+vault.sys.create_or_update_policy("make", 'path "auth/token/create" { capabilities = ["update"] }')
+vault.sys.create_or_update_policy("team", 'path "secret/data/team" { capabilities = ["read"] }')
+print(vault.auth.token.create(policies=["make"])["auth"]["client_token"])
+"#;
+    let said = run(begin, &[&vault.url(), vault.root()]);
+    let token = said.lines().next().unwrap();
+    vault.identify(token, &["team"]);
+    let program = r#"
+own = vault.auth.token.lookup_self()["data"]
+assert sorted(own["policies"]) == ["default", "make"] and own["identity_policies"] == ["team"], own
+raises(e.InvalidRequest, lambda: vault.auth.token.create(policies=["team"]), "must be subset of parent")
+made = vault.auth.token.create(policies=["default"])["auth"]
+assert made["token_policies"] == ["default"] and made["identity_policies"] == ["team"], made
+assert made["policies"] == ["default", "team"], made
+raises(e.InvalidPath, lambda: hvac.Client(url=url, token=made["client_token"]).secrets.kv.v2.read_secret_version("team"))
+"#;
+    assert_eq!(run(program, &[&vault.url(), token]).trim(), "done");
+    let by: Vec<_> = vault.asked().into_iter().filter(|asked| asked.path == "secret/data/team").collect();
+    assert!(by.len() == 1 && by[0].accessor.as_ref().is_some_and(|accessor| vault.is_alive(accessor)), "{by:?}");
+    assert_eq!(vault.alive_tokens().len(), 2, "the parent and the child, which this client names `token`");
+}
+
+#[test]
 fn hvac_is_confined_to_its_namespace() {
     let vault = Vault::start();
     let program = r#"

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::Asked;
 use super::duration;
 use super::message::{Operation, Outcome, Refusal, Request, written};
 use super::policy::{self, Rules};
@@ -26,7 +27,13 @@ pub(super) fn answer(world: &mut World, message: &Message) -> Message {
         }
         *left -= 1;
     }
-    written(request(message).and_then(|request| serve(world, request)))
+    let outcome = request(message).and_then(|request| {
+        let token = request.token.as_ref().and_then(|id| world.tokens.get(id));
+        let (operation, path) = (format!("{:?}", request.operation).to_lowercase(), request.path.clone());
+        world.log.push(Asked { operation, path, accessor: token.map(|token| token.accessor.clone()) });
+        serve(world, request)
+    });
+    written(outcome)
 }
 
 fn request(message: &Message) -> Result<Request, Refusal> {
@@ -93,6 +100,12 @@ fn serve(world: &mut World, mut request: Request) -> Outcome {
     let outcome = if is_allowed(world, &token, &request) { finish(world, &request) } else { Err(Refusal::denied()) };
     if is_last {
         world.revoke(&id);
+        // What hung on it went with it.
+        if outcome.as_ref().is_ok_and(|reply| reply.lease.is_some()) {
+            let words =
+                "Secret cannot be returned; token had one use left, so leased credentials were immediately revoked.";
+            return Err(Refusal::new(400, words));
+        }
     }
     outcome
 }
@@ -201,7 +214,7 @@ impl World {
     pub(super) fn rules(&self, token: &Token) -> Rules {
         let mut rules = Rules::new();
         let Some(space) = self.spaces.get(&token.namespace) else { return rules };
-        for text in token.policies.iter().filter_map(|name| space.policies.get(name)) {
+        for text in token.policies.iter().chain(&token.identity_policies).filter_map(|name| space.policies.get(name)) {
             // Read before it was stored.
             policy::join(&mut rules, &policy::parse(text).unwrap_or_default());
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::duration::{seconds, time};
+use super::duration::{seconds, text, time};
 use super::message::{Operation, Outcome, Refusal, Reply, Request};
 use super::world::{MAX_TTL, World};
 
@@ -14,6 +14,8 @@ pub(super) struct Token {
     pub(super) accessor: String,
     pub(super) namespace: String,
     pub(super) policies: Vec<String>,
+    /// Those of its entity and groups: children inherit the entity, and with it these.
+    pub(super) identity_policies: Vec<String>,
     /// Where it was made, such as `auth/approle/login`.
     pub(super) path: String,
     pub(super) display_name: String,
@@ -80,6 +82,7 @@ impl Token {
             accessor: World::random(""),
             namespace: String::new(),
             policies: vec!["root".to_owned()],
+            identity_policies: Vec::new(),
             path: "auth/token/root".to_owned(),
             display_name: "root".to_owned(),
             meta: Map::new(),
@@ -113,8 +116,8 @@ impl Token {
         if self.is_batch { "batch" } else { "service" }
     }
 
-    /// Extends the life of the token as far as it may.
-    fn renew(&mut self, wanted: Option<u64>, now: u64) {
+    /// Extends the life of the token as far as it may, and returns a warning where that is less than was wanted.
+    fn renew(&mut self, wanted: Option<u64>, now: u64) -> Option<String> {
         let step = if self.period > 0 { self.period } else { wanted.unwrap_or(self.ttl) };
         let mut end = now + step;
         if self.period == 0 {
@@ -124,15 +127,23 @@ impl Token {
             end = end.min(self.created + self.explicit_max);
         }
         self.expires = end;
+        let (asked, given) = (text(step), text(end.saturating_sub(now)));
+        let words = "TTL value is capped accordingly";
+        (end < now + step).then(|| format!("TTL of \"{asked}\" exceeded the effective max_ttl of \"{given}\"; {words}"))
     }
 
     fn auth(&self, now: u64) -> Value {
-        json!({
-            "client_token": self.id, "accessor": self.accessor, "policies": self.policies,
+        let all: BTreeSet<&String> = self.policies.iter().chain(&self.identity_policies).collect();
+        let mut auth = json!({
+            "client_token": self.id, "accessor": self.accessor, "policies": all,
             "token_policies": self.policies, "metadata": self.meta, "lease_duration": self.left(now),
             "renewable": self.renewable, "entity_id": "", "token_type": self.kind(), "orphan": self.parent.is_none(),
             "mfa_requirement": null, "num_uses": self.uses,
-        })
+        });
+        if !self.identity_policies.is_empty() {
+            auth["identity_policies"] = json!(self.identity_policies);
+        }
+        auth
     }
 
     fn described(&self, now: u64) -> Value {
@@ -144,6 +155,9 @@ impl Token {
             "issue_time": time(self.created), "expire_time": expire, "ttl": self.left(now),
             "explicit_max_ttl": self.explicit_max, "renewable": self.renewable, "type": self.kind(), "entity_id": "",
         });
+        if !self.identity_policies.is_empty() {
+            described["identity_policies"] = json!(self.identity_policies);
+        }
         if self.period > 0 {
             described["period"] = json!(self.period);
         }
@@ -176,6 +190,7 @@ impl World {
             accessor: if settings.is_batch { String::new() } else { World::random("") },
             namespace: request.namespace.clone(),
             policies: policies.into_iter().collect(),
+            identity_policies: Vec::new(),
             path: request.path.clone(),
             display_name: who.to_owned(),
             meta,
@@ -250,8 +265,9 @@ impl World {
         if !token.renewable {
             return Err(Refusal::new(400, "lease is not renewable"));
         }
-        token.renew(seconds(request.body.get("increment")).filter(|wanted| *wanted > 0), now);
-        Ok(Reply { status: 200, auth: Some(token.auth(now)), ..Reply::default() })
+        let warnings = token.renew(seconds(request.body.get("increment")).filter(|wanted| *wanted > 0), now);
+        let warnings = warnings.into_iter().collect();
+        Ok(Reply { status: 200, auth: Some(token.auth(now)), warnings, ..Reply::default() })
     }
 
     fn create_token(&mut self, request: &Request, own: &str, path: &str) -> Outcome {
@@ -277,17 +293,21 @@ impl World {
             return refuse("batch tokens cannot have a use count, a period or an id of their own");
         }
         let wanted = request.words("policies");
+        let has_default = parent.policies.iter().any(|policy| policy == "default");
+        // Of a parent without `default` only those have it who may do everything here, and nobody who inherits.
+        let adds_default =
+            !wanted.is_empty() && (is_sudo || has_default) && !request.truth("no_default_policy").unwrap_or(false);
         let inherited = if wanted.is_empty() { parent.policies.clone() } else { wanted };
-        let mut policies: BTreeSet<String> = inherited.into_iter().collect();
+        let mut policies: BTreeSet<String> = inherited.into_iter().map(|policy| policy.to_lowercase()).collect();
         if !parent.is_root() && policies.iter().any(|p| p == "root") {
             return refuse("root tokens may not be created without parent token being root");
         }
-        if !policies.contains("root") && !request.truth("no_default_policy").unwrap_or(false) {
-            policies.insert("default".to_owned());
-        }
-        let is_subset = policies.iter().all(|policy| policy == "default" || parent.policies.contains(policy));
-        if !is_sudo && !is_subset {
+        // Those of the parent's identity don't count here.
+        if !is_sudo && !policies.iter().all(|policy| parent.policies.contains(policy)) {
             return refuse("child policies must be subset of parent");
+        }
+        if adds_default && !policies.contains("root") {
+            policies.insert("default".to_owned());
         }
         let explicit_max = seconds(request.body.get("explicit_max_ttl")).unwrap_or(0);
         let asked = seconds(request.body.get("ttl")).unwrap_or(0);
@@ -304,8 +324,9 @@ impl World {
             accessor: if is_batch { String::new() } else { World::random("") },
             namespace: request.namespace.clone(),
             policies: policies.into_iter().collect(),
+            identity_policies: if is_orphan { Vec::new() } else { parent.identity_policies.clone() },
             path: request.path.clone(),
-            display_name: format!("token{}", request.text("display_name").map(|n| format!("-{n}")).unwrap_or_default()),
+            display_name: format!("token{}", request.text("display_name").map(|n| named(&n)).unwrap_or_default()),
             meta,
             uses,
             is_spent: false,
@@ -319,11 +340,20 @@ impl World {
             renewable: !is_batch && request.truth("renewable").unwrap_or(true) && ttl > 0,
             is_batch,
         };
-        if ttl > 0 {
-            token.renew(None, now);
+        let warnings = if ttl > 0 { token.renew(None, now) } else { None };
+        // A limit of its own ends a token that has no other end, too.
+        if ttl == 0 && explicit_max > 0 {
+            token.expires = now + explicit_max;
         }
+        token.ttl = token.left(now);
         let auth = token.auth(now);
         self.tokens.insert(token.id.clone(), token);
-        Ok(Reply { status: 200, auth: Some(auth), ..Reply::default() })
+        Ok(Reply { status: 200, auth: Some(auth), warnings: warnings.into_iter().collect(), ..Reply::default() })
     }
+}
+
+/// Writes a name as it is kept: letters, digits and `-`.
+fn named(name: &str) -> String {
+    let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("-{plain}").trim_end_matches('-').to_owned()
 }

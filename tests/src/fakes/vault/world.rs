@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
+use super::Asked;
 use super::auth::Method;
 use super::database::Database;
 use super::jwt::Signer;
@@ -31,6 +32,7 @@ pub(super) struct World {
     pub(super) waiting: BTreeMap<String, Waiting>,
     pub(super) accounts: BTreeMap<String, BTreeSet<String>>,
     pub(super) signer: Signer,
+    pub(super) log: Vec<Asked>,
 }
 
 /// One namespace.
@@ -84,6 +86,7 @@ impl World {
             waiting: BTreeMap::new(),
             accounts: BTreeMap::new(),
             signer: Signer::new(),
+            log: Vec::new(),
         };
         let versioned = Mount::new("kv", Engine::Versioned(Versioned::default()));
         world.space("").mounts.insert("secret/".to_owned(), versioned);
