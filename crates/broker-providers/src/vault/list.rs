@@ -5,6 +5,7 @@
 
 use std::time::SystemTime;
 
+use broker_core::secret::SecretValue;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -13,7 +14,6 @@ use crate::provider::{Described, DescribedVersion, ErrorKind, Listed, Stage};
 use crate::vault::Vault;
 use crate::vault::kv::{Engine, Metadata, Numbered, Place, keys};
 use crate::vault::mounts::Mounts;
-use crate::vault::sign_in::Held;
 use crate::vault::wire::{Call, is_sendable};
 use crate::words::safe;
 
@@ -21,16 +21,21 @@ use crate::words::safe;
 const MAX_FOLDERS: usize = 10_000;
 
 impl Vault {
-    pub(crate) async fn list_as(&self, held: &Held, prefix: &str, deadline: Instant) -> Result<Vec<Listed>, Fault> {
+    pub(crate) async fn list_as(
+        &self,
+        token: &SecretValue,
+        prefix: &str,
+        deadline: Instant,
+    ) -> Result<Vec<Listed>, Fault> {
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         if !folder.is_empty() && !is_sendable(folder) {
             return Ok(Vec::new());
         }
-        let answer = self.ask(held, &Call::read("sys/internal/ui/mounts"), deadline).await?;
+        let answer = self.ask(token, &Call::read("sys/internal/ui/mounts"), deadline).await?;
         let mounts = Mounts::all(&answer)?;
         let mounts = mounts.into_iter().filter(|(mount, _)| prefix.starts_with(mount) || mount.starts_with(prefix));
         let listed =
-            join_all(mounts.map(|(mount, engine)| self.list_mount(held, mount, engine, prefix, deadline))).await;
+            join_all(mounts.map(|(mount, engine)| self.list_mount(token, mount, engine, prefix, deadline))).await;
         let listed: Result<Vec<Vec<Listed>>, Fault> = listed.into_iter().collect();
         let mut listed: Vec<Listed> = listed?.into_iter().flatten().collect();
         listed.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -39,7 +44,7 @@ impl Vault {
 
     async fn list_mount(
         &self,
-        held: &Held,
+        token: &SecretValue,
         mount: String,
         engine: Engine,
         prefix: &str,
@@ -55,7 +60,7 @@ impl Vault {
                 return Err(Fault::new(ErrorKind::Unsupported, cause));
             }
             let places = folders.iter().map(|folder| Place { mount: mount.clone(), engine, name: folder.clone() });
-            let found = join_all(places.map(|place| self.folder(held, place, deadline))).await;
+            let found = join_all(places.map(|place| self.folder(token, place, deadline))).await;
             let mut deeper = Vec::new();
             for (folder, names) in folders.iter().zip(found) {
                 for name in names? {
@@ -76,9 +81,9 @@ impl Vault {
         Ok(listed)
     }
 
-    async fn folder(&self, held: &Held, place: Place, deadline: Instant) -> Result<Vec<String>, Fault> {
+    async fn folder(&self, token: &SecretValue, place: Place, deadline: Instant) -> Result<Vec<String>, Fault> {
         let path = place.metadata();
-        match self.ask(held, &Call::list(path.trim_end_matches('/')), deadline).await {
+        match self.ask(token, &Call::list(path.trim_end_matches('/')), deadline).await {
             Ok(answer) => keys(&answer),
             Err(fault) if fault.kind == ErrorKind::NotFound => Ok(Vec::new()),
             Err(fault) => Err(Fault { cause: format!("{}, listing `{}`", fault.cause, safe(&path)), ..fault }),

@@ -1,4 +1,4 @@
-//! Which mount a secret is in, and which KV engine that is: asked of the server, never guessed.
+//! Which mount a path is in, and what that is: a KV engine, or one that issues. Asked of the server, never guessed.
 //!
 //! The answer for one path names its mount and covers everything below it, since no mount lies inside another. It is
 //! remembered for the instance. Source: `GET sys/internal/ui/mounts/:path`, which the server answers to any token that may
@@ -20,7 +20,40 @@ const MAX_MOUNTS: usize = 4096;
 
 /// The mounts that are known.
 #[derive(Debug, Default)]
-pub(crate) struct Mounts(Mutex<BTreeMap<String, Engine>>);
+pub(crate) struct Mounts(Mutex<BTreeMap<String, Kind>>);
+
+/// What a mount is.
+#[derive(Clone, Debug)]
+enum Kind {
+    Stores(Engine),
+    /// Its type, in the server's words.
+    Issues(String),
+}
+
+/// Where a path leads.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// To a secret that is stored.
+    Stored(Place),
+    /// To an engine that makes what is read there: in which mount, and of which type.
+    Issued { mount: String, kind: String },
+}
+
+impl Found {
+    /// Returns the place of a stored secret.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where nothing is stored.
+    pub(crate) fn stored(self) -> Result<Place, Fault> {
+        match self {
+            Self::Stored(place) => Ok(place),
+            Self::Issued { mount, kind } => {
+                let cause = format!("`{}` is of type `{}`, and only KV secrets are read", safe(&mount), safe(&kind));
+                Err(Fault::new(ErrorKind::Unsupported, cause))
+            }
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Envelope<T> {
@@ -55,32 +88,31 @@ impl Mount {
 }
 
 impl Mounts {
-    /// Finds the place of a path in a mount that is known.
-    pub(crate) fn place(&self, path: &str) -> Option<Place> {
+    /// Finds where a path leads, in a mount that is known.
+    pub(crate) fn find(&self, path: &str) -> Option<Found> {
         let known = self.lock();
-        let (mount, engine) = known.iter().rev().find(|(mount, _)| path.starts_with(mount.as_str()))?;
-        let name = path.get(mount.len()..)?.to_owned();
-        Some(Place { mount: mount.clone(), engine: *engine, name })
+        let (mount, kind) = known.iter().rev().find(|(mount, _)| path.starts_with(mount.as_str()))?;
+        found(mount, kind, path)
     }
 
-    /// Remembers what the server said of `path`, and returns its place.
-    pub(crate) fn learn(&self, path: &str, answer: &Answer) -> Result<Place, Fault> {
+    /// Finds the place of a stored secret, in a mount that is known.
+    pub(crate) fn place(&self, path: &str) -> Option<Place> {
+        self.find(path)?.stored().ok()
+    }
+
+    /// Remembers what the server said of `path`, and returns where it leads.
+    pub(crate) fn learn(&self, path: &str, answer: &Answer) -> Result<Found, Fault> {
         let mount = answer.json::<Envelope<Mount>>()?.data;
-        let below = path.strip_prefix(&mount.path).filter(|_| mount.path.ends_with('/'));
-        let Some(name) = below else {
-            return Err(Fault::new(ErrorKind::Malformed, "the server named a mount that the path is not in"));
-        };
-        let Some(engine) = mount.engine() else {
-            let cause =
-                format!("`{}` is of type `{}`, and only KV secrets are read", safe(&mount.path), safe(&mount.kind));
-            return Err(Fault::new(ErrorKind::Unsupported, cause));
-        };
+        let kind = mount.engine().map_or_else(|| Kind::Issues(mount.kind.clone()), Kind::Stores);
+        let found = found(&mount.path, &kind, path).filter(|_| mount.path.ends_with('/'));
+        let stray = || Fault::new(ErrorKind::Malformed, "the server named a mount that the path is not in");
+        let found = found.ok_or_else(stray)?;
         let mut known = self.lock();
         if known.len() >= MAX_MOUNTS {
             known.clear();
         }
-        known.insert(mount.path.clone(), engine);
-        Ok(Place { name: name.to_owned(), mount: mount.path, engine })
+        known.insert(mount.path, kind);
+        Ok(found)
     }
 
     /// Returns the KV mounts among those that the server shows.
@@ -98,7 +130,16 @@ impl Mounts {
         self.lock().remove(mount);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Engine>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kind>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn found(mount: &str, kind: &Kind, path: &str) -> Option<Found> {
+    let name = path.strip_prefix(mount)?.to_owned();
+    let mount = mount.to_owned();
+    Some(match kind {
+        Kind::Stores(engine) => Found::Stored(Place { mount, engine: *engine, name }),
+        Kind::Issues(kind) => Found::Issued { mount, kind: kind.clone() },
+    })
 }

@@ -41,6 +41,9 @@ const WRONG_SERVER: &str = "wrong server";
 /// The code of our own for a token that was found and refused.
 pub(crate) const STALE: &str = "stale";
 
+/// How long what lies around is not tried again after it was refused.
+const REFUSED: Duration = Duration::from_secs(2);
+
 /// Where Kubernetes puts the token of a service account.
 pub(crate) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
@@ -101,6 +104,8 @@ pub(crate) struct VaultSignIn {
 #[derive(Default)]
 pub(crate) struct Own {
     held: Mutex<Option<(Arc<Session>, SystemTime)>>,
+    /// The refusal of what lies around, and since when.
+    refusal: Mutex<Option<(Fault, Instant)>>,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -188,6 +193,7 @@ impl VaultSignIn {
     /// Forgets what it signed in with by itself.
     pub(crate) fn forget(&self) {
         *self.own.lock() = None;
+        *self.own.refusal.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Says how a person gets it to work.
@@ -242,6 +248,10 @@ impl VaultSignIn {
         if let Some(session) = self.own.young(spoilt) {
             return Ok(session);
         }
+        // One command asks more than once, and a wrong secret id tried twice may be the one that locks somebody out.
+        if let Some(fault) = self.own.just_refused() {
+            return Err(fault);
+        }
         let old = self.own.lock().as_ref().map(|(session, _)| Arc::clone(session));
         let old = old.filter(|old| old.renewable && spoilt.is_none_or(|spoilt| !Arc::ptr_eq(old, spoilt)));
         let renewed = match old {
@@ -250,7 +260,10 @@ impl VaultSignIn {
         };
         let session = match renewed {
             Some(session) => session,
-            None => timeout_at(deadline, self.alone(deadline)).await.unwrap_or_else(|_| Err(Fault::late()))?,
+            None => {
+                let done = timeout_at(deadline, self.alone(deadline)).await.unwrap_or_else(|_| Err(Fault::late()));
+                done.inspect_err(|fault| self.own.was_refused(fault))?
+            }
         };
         let session = Arc::new(session);
         *self.own.lock() = Some((Arc::clone(&session), SystemTime::now()));
@@ -563,6 +576,19 @@ impl Own {
         let life = expires.duration_since(*since).unwrap_or_default();
         let is_young = if session.renewable { left >= life / 3 } else { !left.is_zero() };
         is_young.then(|| Arc::clone(session))
+    }
+
+    /// Returns the refusal of a moment ago.
+    fn just_refused(&self) -> Option<Fault> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fault, since) = refusal.as_ref()?;
+        (since.elapsed() < REFUSED).then(|| fault.clone())
+    }
+
+    fn was_refused(&self, fault: &Fault) {
+        if fault.kind == ErrorKind::Unauthenticated {
+            *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some((fault.clone(), Instant::now()));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<(Arc<Session>, SystemTime)>> {

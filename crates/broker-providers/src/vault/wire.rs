@@ -92,6 +92,11 @@ impl Wire {
         Self { rest, address: address.trim_end_matches('/').to_owned(), namespace }
     }
 
+    /// Returns the same server in another namespace.
+    pub(crate) fn in_namespace(&self, namespace: Option<&str>) -> Self {
+        Self::new(self.rest.clone(), &self.address, namespace)
+    }
+
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
