@@ -422,7 +422,7 @@ fn shipped(name: &str, mount: &str) -> String {
 fn the_page_shows_the_shipped_policies_as_they_are() {
     let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers/vault.md");
     let page = std::fs::read_to_string(page).unwrap();
-    for name in ["reader.hcl", "reader-kv1.hcl", "writer.hcl"] {
+    for name in ["reader.hcl", "reader-kv1.hcl", "writer.hcl", "run.hcl", "database.hcl"] {
         assert!(page.contains(&format!("```hcl\n{}```", shipped(name, "secret"))), "{name}");
     }
 }

@@ -349,3 +349,32 @@ async fn nobody_is_asked_to_sign_in_for_a_token_of_the_run() {
     assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
     assert!(world.ledger.is_empty_soon());
 }
+
+/// The texts under `deploy/vault/` are what the documentation tells people to paste.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_policies_suffice_for_a_run_and_grant_nothing_more() {
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/vault");
+    let texts =
+        ["reader.hcl", "run.hcl", "database.hcl"].map(|name| std::fs::read_to_string(deploy.join(name)).unwrap());
+    let [reader, run, database] = &texts;
+    let world = World::new(&[("shop-dev", reader), ("broker-run", run), ("shop-dev-db", database)]);
+    engine(&world, "database", "15m", "2h");
+    for role in ["shop-dev", "shop-prod"] {
+        world.server.set("POST", &format!("database/roles/{role}"), &json!({ "db_name": "database" }));
+    }
+    for stage in ["dev", "prod"] {
+        world.server.store("secret", &format!("shop/{stage}/db"), &json!({ "value": stage }));
+    }
+    assert_eq!(world.text("org://secret/shop/dev/db").await.unwrap(), "dev");
+    assert_eq!(world.text("org://secret/shop/prod/db").await.expect_err("another stage").kind, ErrorKind::Denied);
+    let mut results = issue(&world, &["org://database/creds/shop-dev", "org://database/creds/shop-prod"], HOUR).await;
+    assert_eq!(results.remove(1).expect_err("another role").kind, ErrorKind::Denied);
+    let issued = results.remove(0).unwrap();
+    let provider = world.whole();
+    provider.renew(ending(&issued.credential), HOUR, soon()).await.unwrap();
+    // The token of the run has neither what is stored nor the right to make tokens.
+    assert_eq!(world.ask_with(ending(&issued.credential), "GET", "secret/data/shop/dev/db").0, 403);
+    assert_eq!(world.ask_with(ending(&issued.credential), "POST", "auth/token/create").0, 403);
+    provider.revoke(ending(&issued.credential), soon()).await.unwrap();
+    assert!(world.server.ours().accounts("database").is_empty());
+}

@@ -308,7 +308,7 @@ async fn policies_of_an_identity_hold_for_each_child_and_are_told() {
     let world = World::new(&[("make", MAKE)]);
     policy(&world.server, "team", &reads("secret/data/shop/*"));
     world.server.store("secret", "shop/db", &json!({ "value": "of the db" }));
-    world.server.ours().identify(&world.sign_in.text("VAULT_TOKEN").unwrap(), &["team"]);
+    world.server.ours().identify(world.sign_in.text("VAULT_TOKEN").unwrap(), &["team"]);
     assert_eq!(world.text("org://secret/shop/db").await.unwrap(), "of the db");
     let told = world.narrowed(&["org://secret/shop/db"], None).session_policies();
     let told = told.iter().find(|policy| policy.title.contains("identity")).unwrap();

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use support::unique;
-use support::vault::{Server, servers};
+use support::vault::{Server, ours, servers};
 use vaultrs::api::token::requests::CreateTokenRequest;
 use vaultrs::client::{VaultClient, VaultClientSettingsBuilder};
 use vaultrs::error::ClientError;
@@ -98,4 +98,41 @@ async fn vaultrs_reads_every_answer_about_tokens_and_sign_ins() {
         let (status, words) = refusal(auth::userpass::login(&root, &userpass, "ada", "no").await);
         assert_eq!((status, words.as_str()), (400, "invalid username or password"));
     }
+}
+
+#[tokio::test]
+async fn vaultrs_reads_every_answer_about_children_and_what_hangs_on_them() {
+    for server in servers() {
+        let (mount, policy) = (unique("kv"), unique("reader"));
+        server.enable_kv(&mount, "2");
+        server.store(&mount, "a", &json!({ "x": "1" }));
+        let root = client(&server, server.root());
+        let rule = format!("path \"{mount}/data/a\" {{ capabilities = [\"read\"] }}");
+        sys::policy::set(&root, &policy, &rule).await.unwrap();
+        let mut wanted = CreateTokenRequest::builder();
+        wanted
+            .policies(vec![policy.clone()])
+            .ttl("2h")
+            .explicit_max_ttl("1h")
+            .num_uses(3_u64)
+            .display_name("broker-shop");
+        wanted.meta(HashMap::from([("lease".to_owned(), "l-1".to_owned())])).renewable(false).token_type("service");
+        let made = token::new(&root, Some(&mut wanted)).await.unwrap();
+        assert_eq!((made.lease_duration, made.renewable), (3_600, false));
+        let own = client(&server, &made.client_token);
+        let known = token::lookup_self(&own).await.unwrap();
+        assert_eq!((known.display_name.as_str(), known.explicit_max_ttl), ("token-broker-shop", 3_600));
+        assert_eq!(known.meta.unwrap()["lease"], "l-1");
+        assert_eq!(kv2::read::<Value>(&own, &mount, "a").await.unwrap(), json!({ "x": "1" }));
+        token::revoke_self(&own).await.unwrap();
+        assert_eq!(refusal(kv2::read::<Value>(&own, &mount, "a").await).0, 403);
+    }
+    // A database is at hand on our own server only.
+    let server = ours();
+    server.set("POST", "sys/mounts/database", &json!({ "type": "database" }));
+    server.set("POST", "database/config/shop", &json!({}));
+    server.set("POST", "database/roles/reader", &json!({ "db_name": "shop" }));
+    let root = client(&server, server.root());
+    let account = vaultrs::database::role::creds(&root, "database", "reader").await.unwrap();
+    assert!(server.ours().accounts("shop").contains(&account.username));
 }
