@@ -6,10 +6,15 @@ mod support;
 use std::io::{BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_core::instance::InstanceSettings;
+use broker_core::lease::LeaseId;
+use broker_core::principal::Tier;
+use broker_core::scope::Scope;
 use broker_core::sign_in::SignIn;
+use broker_providers::issue::Order;
 use broker_providers::provider::{ErrorKind, FetchOptions, ListOptions, ProviderError};
 use broker_providers::registry::Instance;
 use broker_tests::fakes::gcp::FakeGcp;
@@ -150,6 +155,43 @@ async fn the_workload_identity_signs_in_and_reads() {
     file["credential_source"]["file"] = token.to_str().unwrap().into();
     let job = Person::with(gcp_signed_in(&fake.url()), &file.to_string());
     assert_eq!(kinds(&job.fetch(&["gcp://shop-dev-db"]).await), [Ok("of shop-dev-db")]);
+}
+
+#[tokio::test]
+async fn the_policy_of_a_service_account_lets_its_members_make_tokens_of_it_and_nothing_else() {
+    let (fake, deploy) = (shop(), "deploy@shop-dev.iam.gserviceaccount.com");
+    fake.add_service_account(deploy, None);
+    let endpoint = Some(fake.url());
+    let settings = InstanceSettings { endpoint, ..InstanceSettings::of_kind("gcp-token") };
+    let ada = Person::with(settings.clone(), &gcp_user_file("1//ada"));
+    let registry = registry(ada.dir.path());
+    let provider = registry.open("gcp", &Instance::fixed(settings), &ada.sign_in).unwrap().provider;
+    let scope = Scope::new(&[7; 32], "shop", "dev", "ada", Tier::Unattended, []);
+    let lease = LeaseId::from_random([1; 24]);
+    let order = Order { lease, scope: Arc::new(scope), ttl: Duration::from_secs(300), key: None };
+    let references = [reference(&format!("gcp://{deploy}"))];
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    let denied = provider.issue(&references, &order, deadline).await.remove(0).unwrap_err();
+    assert_eq!(denied.kind, ErrorKind::Denied, "nothing is bound yet");
+
+    let policy = text("deploy/gcp/token-creator-policy.json");
+    assert!(text("docs/providers/gcp-token.md").contains(&policy), "the page does not hold the policy");
+    let policy: Value = serde_json::from_str(&policy).unwrap();
+    let [binding] = policy["bindings"].as_array().unwrap().as_slice() else { panic!("{policy}") };
+    assert_eq!(binding["members"], serde_json::json!(["group:developers@example.com"]));
+    // Ada stands for the group: the server knows no members of one.
+    fake.bind(&format!("serviceAccounts/{deploy}"), binding["role"].as_str().unwrap(), "user:ada@example.com", None);
+    let issued = provider.issue(&references, &order, deadline).await.remove(0).unwrap();
+    let token = String::from_utf8(issued.value.expose().to_vec()).unwrap();
+    assert_eq!(fake.token(&token).unwrap().member, format!("serviceAccount:{deploy}"));
+    let read = Message {
+        first: "GET /v1/projects/shop-dev/secrets/shop-dev-db/versions/latest:access HTTP/1.1".to_owned(),
+        headers: vec![("authorization".to_owned(), format!("Bearer {token}"))],
+        body: Vec::new(),
+    };
+    let mut stream = TcpStream::connect(fake.address()).unwrap();
+    stream.write_all(&read.to_bytes()).unwrap();
+    assert_eq!(read_response(&mut BufReader::new(stream)).unwrap().status(), 403, "the account itself may nothing");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use broker_core::instance::{InstanceSettings, Words};
+use broker_core::lease::LeaseId;
 use broker_core::sign_in::SignIn;
 use broker_providers::provider::{ErrorKind, FetchOptions, Provider, ProviderError};
 use broker_providers::registry::{Instance, Registry};
@@ -327,4 +328,42 @@ async fn a_file_that_does_not_count_is_named_and_nobody_is_asked() {
         assert_eq!(error.kind, ErrorKind::Unauthenticated, "{error}");
     }
     assert_eq!(world.fake.take_calls(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn acting_as_a_reader_lasts_five_minutes_or_as_long_as_is_said() {
+    for (said, lasts) in [(None, 300), (Some("20m"), 1200)] {
+        let mut world = World::new().reads(&format!("serviceAccount:{READER}"));
+        world.fake.add_service_account(READER, None);
+        world.fake.add_refresh_token("1//ada", ADA, "client", "client-secret");
+        world.fake.bind(&format!("serviceAccounts/{READER}"), CREATOR, ADA, None);
+        world.settings.impersonate = Some(Words::from(READER));
+        world.settings.session_ttl = said.map(str::to_owned);
+        let sign_in = world.with_file(&gcp_user_file("1//ada"));
+        assert_eq!(world.fetch(&sign_in).await.unwrap(), "of key");
+        let tokens = world.fake.tokens_of(&format!("serviceAccount:{READER}"));
+        assert_eq!(tokens.len(), 1);
+        assert!((lasts - 5..=lasts).contains(&tokens[0].left.as_secs()), "{tokens:?}");
+    }
+    let mut world = World::new();
+    for none in ["1m", "13h"] {
+        world.settings.session_ttl = Some(none.to_owned());
+        let error = world.registry.open("g", &Instance::fixed(world.settings.clone()), &SignIn::default()).unwrap_err();
+        assert!(error.cause.contains("from `2m` to `12h`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn googles_log_is_told_for_which_run_a_secret_is_read() {
+    let world = World::new().reads(ADA);
+    world.fake.add_refresh_token("1//ada", ADA, "client", "client-secret");
+    let provider = world.open(&world.with_file(&gcp_user_file("1//ada")));
+    let lease = LeaseId::from_random([3; 24]);
+    let options = FetchOptions { lease: Some(lease), ..FetchOptions::within(Duration::from_secs(5)) };
+    assert!(provider.fetch(&[reference("g://key")], options).await[0].is_ok());
+    let call = "GET /v1/projects/shop-dev/secrets/key/versions/latest:access";
+    assert_eq!(world.fake.take_reasons(), [format!("{call}: broker lease {lease}")]);
+    // Of nobody's run nothing is said.
+    assert!(fetch(&provider).await.is_ok());
+    assert!(world.fake.take_reasons().is_empty());
 }

@@ -9,8 +9,9 @@
 //! What it can't show: TLS, HTTP/2, quotas, replication and keys of the customer (`userManaged` is kept and means nothing),
 //! expiry, topics, rotation and tags of a secret (`501`), conditions beyond `resource.name` and `resource.type`, deny
 //! policies, organisation policies, audit logs, eventual consistency (a new binding counts at once), the limits on labels,
-//! and the `generateIdToken`, `signBlob`, `signJwt`, `getAllowedLocations` of IAM. Its two addresses stand for the global
-//! and one regional endpoint.
+//! Cloud Storage, which alone honours an access boundary (here every call refuses a token with one), and the
+//! `generateIdToken`, `signBlob`, `signJwt`, `getAllowedLocations` of IAM. Its two addresses stand for the global and one
+//! regional endpoint.
 
 mod answer;
 mod ask;
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 use crate::http::Message;
 use crate::serve::Serve;
 use answer::Problem;
-use iam::{Accounts, Binding};
+use iam::{Accounts, Binding, Held};
 use names::Place;
 use secrets::Secret;
 
@@ -56,6 +57,19 @@ pub struct FakeGcp {
     shared: Arc<Mutex<World>>,
 }
 
+/// What a bearer token is good for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GcpToken {
+    /// Whose it is: `user:NAME`, `serviceAccount:NAME`.
+    pub member: String,
+    /// The scopes that it was asked for with; none where nobody asked for any.
+    pub scopes: Vec<String>,
+    /// The access boundary that it was cut down to.
+    pub boundary: Option<Value>,
+    /// How long it still counts.
+    pub left: Duration,
+}
+
 /// Everything that there is.
 struct World {
     /// Seconds that its clock is ahead of the machine's.
@@ -72,6 +86,7 @@ struct World {
     /// How often an etag was made.
     etags: u64,
     calls: Vec<String>,
+    reasons: Vec<String>,
     flip_crc: bool,
 }
 
@@ -90,6 +105,7 @@ impl FakeGcp {
             page: 25_000,
             etags: 0,
             calls: Vec::new(),
+            reasons: Vec::new(),
             flip_crc: false,
         };
         let shared = Arc::new(Mutex::new(world));
@@ -215,6 +231,27 @@ impl FakeGcp {
         std::mem::take(&mut self.world().calls)
     }
 
+    /// Returns the reasons (`x-goog-request-reason`) that came with calls since the last time: `METHOD /path: REASON`.
+    #[must_use]
+    pub fn take_reasons(&self) -> Vec<String> {
+        std::mem::take(&mut self.world().reasons)
+    }
+
+    /// Returns what a bearer token is good for, if it still is for anything.
+    #[must_use]
+    pub fn token(&self, token: &str) -> Option<GcpToken> {
+        let world = self.world();
+        world.accounts.tokens.get(token).and_then(|held| world.shown(held))
+    }
+
+    /// Returns what the bearer tokens of `member` are good for that still count, in no order.
+    #[must_use]
+    pub fn tokens_of(&self, member: &str) -> Vec<GcpToken> {
+        let world = self.world();
+        let all = world.accounts.tokens.values().filter(|held| held.member == member);
+        all.filter_map(|held| world.shown(held)).collect()
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.shared)
     }
@@ -231,6 +268,13 @@ impl World {
         i64::try_from(since.as_secs()).expect("not that late") + self.ahead
     }
 
+    /// Returns what a token is good for, if it still counts.
+    fn shown(&self, held: &Held) -> Option<GcpToken> {
+        let left = u64::try_from(held.expires - self.now()).ok().filter(|left| *left > 0)?;
+        let Held { member, scopes, boundary, .. } = held.clone();
+        Some(GcpToken { member, scopes: scopes.unwrap_or_default(), boundary, left: Duration::from_secs(left) })
+    }
+
     /// Returns the next etag, quotes included, as the real ones have them.
     fn etag(&mut self) -> String {
         self.etags += 1;
@@ -238,7 +282,9 @@ impl World {
     }
 
     fn answer(&mut self, request: &Message, regional: bool) -> Message {
-        self.calls.push(format!("{} {}", request.method(), request.path()));
+        let call = format!("{} {}", request.method(), request.path());
+        self.reasons.extend(request.header("x-goog-request-reason").map(|reason| format!("{call}: {reason}")));
+        self.calls.push(call);
         let path = percent_encoding::percent_decode_str(request.path()).decode_utf8_lossy().into_owned();
         if let Some(answered) = self.sign_in_endpoint(request, &path) {
             return answered;

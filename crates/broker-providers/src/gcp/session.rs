@@ -1,9 +1,10 @@
-//! The session of one instance of Google Cloud Secret Manager: opened with the first request, replaced when the file of
+//! The session of one instance at Google Cloud: opened with the first request, replaced when the file of
 //! the sign-in was edited and when the service no longer takes its token.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use broker_core::instance::InstanceSettings;
+use broker_core::lease::LeaseId;
 use broker_core::sign_in::SignIn;
 use google_cloud_secretmanager_v1::client::SecretManagerService;
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::fault::{Fault, persist};
 use crate::file_stamp::FilesStamp;
 use crate::gcp::sign_in::{Places, Plan, stamp};
-use crate::gcp::token::Tokens;
+use crate::gcp::token::{SHORT, Tokens, reason};
 use crate::gcp::wire::Wire;
 use crate::provider::ErrorKind;
 use crate::rest::Rest;
@@ -38,14 +39,20 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Returns the client of a location's endpoint.
-    pub(crate) fn client(&self, location: Option<&str>) -> SecretManagerService {
+    /// Returns the tokens of the identity.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Returns the client of a location's endpoint, whose requests say that they are for the run `lease`, if for one.
+    pub(crate) fn client(&self, location: Option<&str>, lease: Option<LeaseId>) -> SecretManagerService {
         let endpoint = match (&self.endpoint, location) {
             (Some(endpoint), _) => endpoint.trim_end_matches('/').to_owned(),
             (None, None) => "https://secretmanager.googleapis.com".to_owned(),
             (None, Some(location)) => format!("https://secretmanager.{location}.rep.googleapis.com"),
         };
-        let wire = Wire::new(self.rest.clone(), endpoint, Arc::clone(&self.tokens));
+        let reason = lease.map(|lease| reason(lease, None));
+        let wire = Wire::new(self.rest.clone(), endpoint, Arc::clone(&self.tokens), reason);
         SecretManagerService::from_stub::<Wire>(wire)
     }
 }
@@ -65,7 +72,8 @@ impl Sessions {
             None => {
                 let plan = timeout_at(deadline, self.plan()).await.map_err(|_| Fault::late())??;
                 let (rest, endpoint) = (self.rest.clone(), self.settings.endpoint.clone());
-                let tokens = Arc::new(Tokens::new(rest.clone(), plan));
+                let life = self.settings.session_ttl().ok().flatten().unwrap_or(SHORT);
+                let tokens = Arc::new(Tokens::new(rest.clone(), plan, life));
                 let mut held = self.held();
                 // Whoever was first while the file was read: one session has one token.
                 let first = held.take().filter(|session| session.files == files);

@@ -188,7 +188,7 @@ pub(crate) fn chain(settings: &InstanceSettings) -> Result<Option<Hop>, Fault> {
 }
 
 /// A service account's address or number, of characters that mean themselves in a URL.
-fn is_account(text: &str) -> bool {
+pub(crate) fn is_account(text: &str) -> bool {
     !text.is_empty() && text.len() <= 200 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"@.-_".contains(&b))
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use broker_core::lease::LeaseId;
 use broker_core::reference::{SecretRef, Version};
 use broker_core::secret::SecretValue;
 use futures_util::future::join_all;
@@ -28,6 +29,7 @@ use crate::gcp::name::{Defaults, Listing, Target, Wanted};
 use crate::gcp::session::{Session, Sessions};
 pub(crate) use crate::gcp::sign_in::{BOOTSTRAP_ENV, SIGN_IN_ENV, stamp};
 use crate::gcp::sign_in::{Places, chain};
+use crate::gcp::token::LIVES;
 use crate::gcp::wire::{fault_of, once};
 use crate::provider::{
     Capabilities, Described, DescribedVersion, ErrorKind, FetchOptions, Fetched, ListOptions, Listed, Provider,
@@ -87,6 +89,9 @@ pub(crate) fn open(opening: &Opening<'_>) -> Result<Arc<dyn Provider>, ProviderE
         return Err(unusable("`auth = \"anonymous\"` is for test servers on this machine", "give it an `endpoint`"));
     }
     chain(settings).map_err(|fault| refuse(fault, None))?;
+    if settings.session_ttl().ok().flatten().is_some_and(|ttl| !LIVES.contains(&ttl)) {
+        return Err(unusable("`session-ttl` of this kind is from `2m` to `12h`", "left out it is `5m`"));
+    }
     let rest = opening.shared.http.counting(Arc::clone(&opening.calls)).map_err(|fault| refuse(fault, None))?;
     let project = ["GOOGLE_CLOUD_PROJECT", "CLOUDSDK_CORE_PROJECT"];
     let project = project.into_iter().find_map(|name| opening.sign_in.text(name)).map(str::to_owned);
@@ -142,9 +147,9 @@ impl GcpSecretManager {
         session: &Session,
         target: &Target,
         repeats: &AtomicU32,
-        deadline: Instant,
+        (lease, deadline): (Option<LeaseId>, Instant),
     ) -> Result<Fetched, Fault> {
-        let client = session.client(target.parent.location.as_deref());
+        let client = session.client(target.parent.location.as_deref(), lease);
         let version = match &target.version {
             Wanted::Latest => "latest".to_owned(),
             Wanted::Named(version) => version.clone(),
@@ -208,7 +213,7 @@ impl GcpSecretManager {
         value: &SecretValue,
         deadline: Instant,
     ) -> Result<String, Fault> {
-        let client = session.client(target.parent.location.as_deref());
+        let client = session.client(target.parent.location.as_deref(), None);
         let mut added = self.add_version(&client, target, value, deadline).await;
         if added.as_ref().is_err_and(|fault| fault.is("NOT_FOUND")) {
             let created = once(deadline, || {
@@ -259,7 +264,7 @@ impl GcpSecretManager {
             .signed_in(deadline, |session| {
                 let (repeats, filter) = (&repeats, &filter);
                 async move {
-                    let client = session.client(listing.parent.location.as_deref());
+                    let client = session.client(listing.parent.location.as_deref(), None);
                     let parent = listing.parent.name();
                     let (mut found, mut page) = (Vec::new(), String::new());
                     for _ in 0..MAX_PAGES {
@@ -334,7 +339,8 @@ impl Provider for GcpSecretManager {
             };
             let each = open.into_iter().map(|(key, target)| {
                 let (session, repeats) = (&session, &repeats);
-                async move { (key, target, self.fetch_one(session, target, repeats, deadline).await) }
+                let with = (options.lease, deadline);
+                async move { (key, target, self.fetch_one(session, target, repeats, with).await) }
             });
             let mut refused = HashMap::new();
             for (key, target, answer) in join_all(each).await {
@@ -388,7 +394,7 @@ impl Provider for GcpSecretManager {
         }
         let target = &target;
         let deleted = self.sessions.signed_in(deadline, |session| async move {
-            let client = session.client(target.parent.location.as_deref());
+            let client = session.client(target.parent.location.as_deref(), None);
             once(deadline, || client.delete_secret().set_name(target.secret_name()).send()).await
         });
         deleted.await.map_err(|fault| self.error(of_write(fault), Some(reference), Does::Delete))
@@ -410,7 +416,7 @@ impl Provider for GcpSecretManager {
             Target::of(&whole, &self.defaults).map_err(|fault| self.error(fault, Some(reference), Does::Look))?;
         let (repeats, target) = (&AtomicU32::new(MAX_REPEATS), &target);
         let found = self.sessions.signed_in(deadline, |session| async move {
-            let client = session.client(target.parent.location.as_deref());
+            let client = session.client(target.parent.location.as_deref(), None);
             let secret = self.read(deadline, repeats, || client.get_secret().set_name(target.secret_name()).send());
             let versions = self.versions(&client, target, repeats, deadline, false);
             let (secret, versions) = futures_util::future::join(secret, versions).await;

@@ -4,14 +4,19 @@
 //! sets: Google says how long, not until when. Tokens live in memory only. Sources: RFC 6749 section 6, RFC 7523, RFC 8693,
 //! AIP-4111, AIP-4115, the IAM Service Account Credentials API v1.
 
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use broker_core::lease::LeaseId;
+use broker_core::scope::Scope;
 use broker_core::secret::{SecretValue, SharedValue};
+use jiff::Timestamp;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use ring::rand::SystemRandom;
 use ring::rsa::KeyPair;
 use ring::signature::RSA_PKCS1_SHA256;
@@ -27,11 +32,19 @@ use crate::gcp::wire::refusal;
 use crate::provider::ErrorKind;
 use crate::rest::{Answer, Rest, SecretText};
 
-const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// The header that Google's audit log keeps. Source: "System parameters" of the Cloud APIs.
+pub(crate) const REASON: &str = "x-goog-request-reason";
+pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
 /// How long before its end a token is replaced.
 const SLACK: Duration = Duration::from_secs(60);
-/// How long asked-for tokens live.
+/// How long a token counts that a service account signs itself, and the longest life that Google gives without a policy.
 const LIFETIME: Duration = Duration::from_secs(3600);
+/// How long a token of an impersonated account lives where nothing is said: the shortest in Google's own examples. No
+/// shortest life is documented.
+pub(crate) const SHORT: Duration = Duration::from_secs(300);
+/// The lives that can be asked for: not so short that a token is over before it is used, and what a policy of the
+/// organisation allows at the most.
+pub(crate) const LIVES: RangeInclusive<Duration> = Duration::from_secs(120)..=Duration::from_secs(12 * 3600);
 /// How long the metadata server may take; elsewhere than on Google's machines nobody answers there.
 const METADATA_BUDGET: Duration = Duration::from_secs(1);
 /// Largest subject token that is read, in bytes.
@@ -42,6 +55,8 @@ const MAX_SUBJECT: usize = 64 << 10;
 pub(crate) struct Tokens {
     rest: Rest,
     plan: Plan,
+    /// How long tokens of impersonated accounts live.
+    life: Duration,
     held: Mutex<Option<Bearer>>,
     flight: tokio::sync::Mutex<()>,
 }
@@ -52,6 +67,31 @@ pub(crate) struct Bearer {
     token: SharedValue,
     until: Instant,
     quota_project: Option<String>,
+}
+
+/// A token of another service account, as it is wanted.
+pub(crate) struct Wish<'w> {
+    pub(crate) hop: &'w Hop,
+    pub(crate) scopes: &'w [String],
+    pub(crate) life: Duration,
+    /// What Google's audit log is told.
+    pub(crate) reason: Option<HeaderValue>,
+}
+
+/// A token that was made for somebody else than us.
+pub(crate) struct Generated {
+    pub(crate) token: SecretValue,
+    pub(crate) expires: Timestamp,
+}
+
+/// Returns what Google's audit log is told of a request for a run.
+pub(crate) fn reason(lease: LeaseId, scope: Option<&Scope>) -> HeaderValue {
+    let plain = format!("broker lease {lease}");
+    let of = scope.filter(|scope| !scope.project.is_empty());
+    let whole = of.map(|scope| format!("{plain}, {}/{}", scope.project, scope.profile));
+    // A profile's name may hold what no header does.
+    let header = whole.filter(|text| text.is_ascii()).and_then(|text| HeaderValue::from_str(&text).ok());
+    header.or_else(|| HeaderValue::from_str(&plain).ok()).unwrap_or(HeaderValue::from_static("broker"))
 }
 
 impl Bearer {
@@ -68,8 +108,8 @@ impl Bearer {
 }
 
 impl Tokens {
-    pub(crate) fn new(rest: Rest, plan: Plan) -> Self {
-        Self { rest, plan, held: Mutex::default(), flight: tokio::sync::Mutex::default() }
+    pub(crate) fn new(rest: Rest, plan: Plan, life: Duration) -> Self {
+        Self { rest, plan, life, held: Mutex::default(), flight: tokio::sync::Mutex::default() }
     }
 
     /// Returns a token that is still good, or nothing for nobody.
@@ -174,24 +214,55 @@ impl Tokens {
 
     /// Acts as another service account.
     async fn hop(&self, acting: &Bearer, hop: &Hop) -> Result<Bearer, Fault> {
+        let wish = Wish { hop, scopes: &[SCOPE.to_owned()], life: self.life, reason: None };
+        Ok(bearer(self.generate(acting, &wish).await?.token, self.life))
+    }
+
+    /// Makes a token of another service account (`generateAccessToken`).
+    pub(crate) async fn generate(&self, acting: &Bearer, wish: &Wish<'_>) -> Result<Generated, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Issued {
             access_token: SecretText,
+            expire_time: Timestamp,
         }
         let name = |email: &str| format!("projects/-/serviceAccounts/{email}");
-        let delegates: Vec<_> = hop.delegates.iter().map(|email| name(email)).collect();
-        let body = json!({ "scope": [SCOPE], "lifetime": format!("{}s", LIFETIME.as_secs()), "delegates": delegates });
-        let url = format!("{}/v1/{}:generateAccessToken", self.plan.places.iam, name(&hop.email));
-        let request = acting.sign(self.rest.request(Method::POST, &url))?;
+        let delegates: Vec<_> = wish.hop.delegates.iter().map(|email| name(email)).collect();
+        let lifetime = format!("{}s", wish.life.as_secs());
+        let body = json!({ "scope": wish.scopes, "lifetime": lifetime, "delegates": delegates });
+        let url = format!("{}/v1/{}:generateAccessToken", self.plan.places.iam, name(&wish.hop.email));
+        let mut request = acting.sign(self.rest.request(Method::POST, &url))?;
+        if let Some(reason) = &wish.reason {
+            request = request.header(REASON, reason.clone());
+        }
         let request = request.header("content-type", "application/json").body(body.to_string());
         let answer = self.rest.send(request).await?;
         if !answer.is_success() {
             let fault = refusal(&answer);
-            return Err(Fault { cause: format!("to act as `{}`: {}", hop.email, fault.cause), ..fault });
+            return Err(Fault { cause: format!("to act as `{}`: {}", wish.hop.email, fault.cause), ..fault });
         }
         let issued: Issued = answer.json()?;
-        Ok(bearer(issued.access_token.0, LIFETIME))
+        Ok(Generated { token: issued.access_token.0, expires: issued.expire_time })
+    }
+
+    /// Cuts a token down to an access boundary (RFC 8693 with Google's `options`). What comes of it ends with the token.
+    pub(crate) async fn cut_down(
+        &self,
+        token: &SecretValue,
+        options: &serde_json::Value,
+    ) -> Result<SecretValue, Fault> {
+        #[derive(Deserialize)]
+        struct Issued {
+            access_token: SecretText,
+        }
+        const KIND: &str = "urn:ietf:params:oauth:token-type:access_token";
+        let form = Form::new("urn:ietf:params:oauth:grant-type:token-exchange")
+            .text("requested_token_type", KIND)
+            .text("subject_token_type", KIND)
+            .text("options", &options.to_string())
+            .secret("subject_token", token);
+        let answer = self.post(&format!("{}/v1/token", self.plan.places.sts), form).await?;
+        Ok(answer.json::<Issued>()?.access_token.0)
     }
 
     async fn metadata(&self) -> Result<Bearer, Fault> {
@@ -228,7 +299,7 @@ impl Tokens {
                 let mut request = self.rest.request(Method::GET, url);
                 for (name, value) in headers {
                     // Opened to be sent where the file says that its token is.
-                    let value = reqwest::header::HeaderValue::from_bytes(value.0.expose());
+                    let value = HeaderValue::from_bytes(value.0.expose());
                     let mut value = value.map_err(|_| nonsense())?;
                     value.set_sensitive(true);
                     request = request.header(name, value);

@@ -14,12 +14,13 @@ use google_cloud_secretmanager_v1::stub::SecretManagerService;
 use google_cloud_secretmanager_v1::{Error, Result};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use zeroize::Zeroizing;
 
 use crate::fault::Fault;
-use crate::gcp::token::Tokens;
+use crate::gcp::token::{REASON, Tokens};
 use crate::provider::ErrorKind;
 use crate::rest::{Answer, Rest};
 
@@ -33,11 +34,13 @@ pub(crate) struct Wire {
     /// `https://HOST`, without a slash at the end.
     endpoint: String,
     tokens: Arc<Tokens>,
+    /// What Google's audit log is told.
+    reason: Option<HeaderValue>,
 }
 
 impl Wire {
-    pub(crate) fn new(rest: Rest, endpoint: String, tokens: Arc<Tokens>) -> Self {
-        Self { rest, endpoint, tokens }
+    pub(crate) fn new(rest: Rest, endpoint: String, tokens: Arc<Tokens>, reason: Option<HeaderValue>) -> Self {
+        Self { rest, endpoint, tokens, reason }
     }
 
     async fn call<T: for<'de> Deserialize<'de>>(&self, call: Call<'_>) -> Result<Response<T>> {
@@ -54,6 +57,9 @@ impl Wire {
         let mut request = self.rest.request(call.method, &url);
         if let Some(bearer) = self.tokens.bearer().await? {
             request = bearer.sign(request)?;
+        }
+        if let Some(reason) = &self.reason {
+            request = request.header(REASON, reason.clone());
         }
         if let Some(body) = call.body {
             request = request.header("content-type", "application/json").body(body.to_vec());

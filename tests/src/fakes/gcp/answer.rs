@@ -55,6 +55,18 @@ impl Problem {
         }
     }
 
+    /// The token is for other services.
+    pub(super) fn insufficient_scopes() -> Self {
+        let metadata = json!({ "service": "secretmanager.googleapis.com" });
+        Self::Status {
+            code: 403,
+            status: "PERMISSION_DENIED",
+            message: "Request had insufficient authentication scopes.".to_owned(),
+            info: Some(info("ACCESS_TOKEN_SCOPE_INSUFFICIENT", "googleapis.com", metadata)),
+            challenge: false,
+        }
+    }
+
     /// No token, or one that does not count; `reason` as `ErrorInfo` says it.
     pub(super) fn unauthenticated(reason: &str) -> Self {
         let message = match reason {

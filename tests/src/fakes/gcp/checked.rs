@@ -276,6 +276,16 @@ may(acting(ada("shh"), email))
 refused(acting(ada("shh"), "far@shop-dev.iam.gserviceaccount.com"), "denied")
 may(acting(ada("shh"), "far@shop-dev.iam.gserviceaccount.com", ["projects/-/serviceAccounts/" + email]), expect=403)
 
+from google.auth import downscoped
+from google.oauth2 import sts
+def cut(*roles):
+    rule = downscoped.AccessBoundaryRule("//storage.googleapis.com/projects/_/buckets/shop-assets", list(roles))
+    made = downscoped.Credentials(acting(ada("shh"), email), downscoped.CredentialAccessBoundary([rule]))
+    made._sts_client = sts.Client(at + "/v1/token")
+    return made
+may(cut("inRole:roles/storage.objectViewer"), expect=403)
+refused(cut("inRole:roles/viewer"), "invalid_request")
+
 audience = "//iam.googleapis.com/projects/111122223333/locations/global/workloadIdentityPools/ci/providers/ci"
 def federated(token):
     file = tempfile.NamedTemporaryFile("w", delete=False)

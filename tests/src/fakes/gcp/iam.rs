@@ -176,12 +176,23 @@ impl Term {
 /// The identities that there are, and what they sign in with.
 #[derive(Default)]
 pub(super) struct Accounts {
-    tokens: HashMap<String, (String, i64)>,
+    pub(super) tokens: HashMap<String, Held>,
     pub(super) service_accounts: HashMap<String, HashMap<String, Vec<u8>>>,
     pub(super) refresh_tokens: HashMap<String, RefreshToken>,
     pub(super) subject_tokens: HashMap<(String, String), String>,
     pub(super) metadata: Option<String>,
     issued: u64,
+}
+
+/// What a bearer token stands for.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) member: String,
+    pub(super) expires: i64,
+    /// None is every one.
+    pub(super) scopes: Option<Vec<String>>,
+    /// What it was cut down to, as the exchange was told.
+    pub(super) boundary: Option<Value>,
 }
 
 /// What a refresh token stands for.
@@ -193,14 +204,20 @@ pub(super) struct RefreshToken {
 
 impl Accounts {
     pub(super) fn add_token(&mut self, token: &str, member: &str, expires: i64) {
-        self.tokens.insert(token.to_owned(), (member.to_owned(), expires));
+        let held = Held { member: member.to_owned(), expires, scopes: None, boundary: None };
+        self.tokens.insert(token.to_owned(), held);
     }
 
-    /// Makes a fresh token for `member`.
+    /// Makes a fresh token for `member`, good for everything.
     pub(super) fn issue(&mut self, member: &str, expires: i64) -> String {
+        self.issue_held(Held { member: member.to_owned(), expires, scopes: None, boundary: None })
+    }
+
+    /// Makes a fresh token.
+    pub(super) fn issue_held(&mut self, held: Held) -> String {
         self.issued += 1;
         let token = format!("ya29.issued-{}", self.issued);
-        self.add_token(&token, member, expires);
+        self.tokens.insert(token.clone(), held);
         token
     }
 
@@ -236,7 +253,13 @@ impl World {
         };
         let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
         match self.accounts.tokens.get(token) {
-            Some((member, expires)) if self.now() < *expires => Ok(member.clone()),
+            Some(held) if self.now() < held.expires => {
+                let is_for_all = |scope: &String| scope.ends_with("/auth/cloud-platform");
+                let is_enough = held.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(is_for_all));
+                // Other services than Cloud Storage honour no boundary; what they say to one is not known.
+                let is_free = held.boundary.is_none();
+                if is_enough && is_free { Ok(held.member.clone()) } else { Err(Problem::insufficient_scopes()) }
+            }
             Some(_) => Err(Problem::unauthenticated("ACCESS_TOKEN_EXPIRED")),
             // A service account's own JWT is as good as a token when it is meant for this service.
             None if token.split('.').count() == 3 => {

@@ -7,6 +7,7 @@ use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::{Value, json};
 
 use super::answer::{Answered, Problem};
+use super::iam::Held;
 use super::{World, timestamp};
 use crate::http::Message;
 
@@ -60,6 +61,9 @@ impl World {
         if field("requested_token_type") != "urn:ietf:params:oauth:token-type:access_token" {
             return Err(("invalid_request", "Invalid value for \"requestedTokenType\"."));
         }
+        if field("subject_token_type") == "urn:ietf:params:oauth:token-type:access_token" {
+            return self.cut_down(&field("subject_token"), &field("options"));
+        }
         if field("scope").is_empty() {
             return Err(("invalid_scope", "The request needs a scope."));
         }
@@ -69,6 +73,20 @@ impl World {
         let mut issued = self.issued(&member);
         issued["issued_token_type"] = json!("urn:ietf:params:oauth:token-type:access_token");
         Ok(issued)
+    }
+
+    /// Cuts a token of Google's own down to an access boundary. It lives as long as the one that it was cut from.
+    fn cut_down(&mut self, subject: &str, options: &str) -> Result<Value, OauthError> {
+        let now = self.now();
+        let held =
+            self.accounts.tokens.get(subject).filter(|held| now < held.expires && held.boundary.is_none()).cloned();
+        let held = held.ok_or(("invalid_grant", "The subject token is not a valid access token."))?;
+        let boundary = boundary(options).ok_or(("invalid_request", "Invalid value for \"options\"."))?;
+        let token = self.accounts.issue_held(Held { boundary: Some(boundary), ..held });
+        Ok(json!({
+            "access_token": token, "token_type": "Bearer",
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+        }))
     }
 
     fn issued(&mut self, member: &str) -> Value {
@@ -88,7 +106,13 @@ impl World {
         let email = |name: &str| name.strip_prefix("projects/-/serviceAccounts/").map(str::to_owned);
         let target = email(name).ok_or_else(|| Problem::invalid("Invalid resource name."))?;
         let body = request.body_json();
-        if body["scope"].as_array().is_none_or(Vec::is_empty) {
+        let scopes: Vec<String> = body["scope"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|scope| scope.as_str().map(str::to_owned))
+            .collect();
+        if scopes.is_empty() {
             return Err(Problem::invalid("Scope required."));
         }
         let lifetime = match &body["lifetime"] {
@@ -116,7 +140,8 @@ impl World {
             acting = format!("serviceAccount:{next}");
         }
         let expires = self.now() + lifetime;
-        let token = self.accounts.issue(&acting, expires);
+        let held = Held { member: acting, expires, scopes: Some(scopes), boundary: None };
+        let token = self.accounts.issue_held(held);
         Ok(json!({ "accessToken": token, "expireTime": timestamp(expires) }))
     }
 
@@ -151,6 +176,26 @@ impl World {
         answer.headers.push(flavor);
         answer
     }
+}
+
+/// Reads a Credential Access Boundary: one to ten rules, each of a bucket and of roles of Cloud Storage.
+fn boundary(options: &str) -> Option<Value> {
+    // A serialized object, which some clients escape once more.
+    let plain = || percent_encoding::percent_decode_str(options).decode_utf8().ok()?.parse::<Value>().ok();
+    let whole = options.parse::<Value>().ok().or_else(plain)?;
+    let rules = whole["accessBoundary"]["accessBoundaryRules"].as_array()?;
+    let is_role = |role: &Value| role.as_str().is_some_and(|role| role.starts_with("inRole:roles/storage."));
+    let is_rule = |rule: &Value| {
+        let bucket =
+            rule["availableResource"].as_str()?.strip_prefix("//storage.googleapis.com/projects/_/buckets/")?;
+        let roles = rule["availablePermissions"].as_array()?;
+        let known = ["availableResource", "availablePermissions", "availabilityCondition"];
+        let is_known = rule.as_object()?.keys().all(|key| known.contains(&key.as_str()));
+        (!bucket.is_empty() && !bucket.contains('/') && !roles.is_empty() && roles.iter().all(is_role) && is_known)
+            .then_some(())
+    };
+    let is_good = (1..=10).contains(&rules.len()) && rules.iter().all(|rule| is_rule(rule).is_some());
+    is_good.then(|| whole["accessBoundary"].clone())
 }
 
 /// OAuth's own errors: a code and its sentence (RFC 6749 section 5.2).
