@@ -25,6 +25,7 @@ mod servers;
 mod shop;
 mod sign_in;
 mod source;
+mod sudden_death;
 mod terminal;
 mod trust;
 mod vault_shop;

@@ -352,6 +352,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Live leases.
     pub leases: usize,
+    /// Credentials that are held in order to be renewed and revoked.
+    #[serde(default)]
+    pub credentials: usize,
     /// Values held.
     pub cached_values: usize,
     /// Calls made to managers, by instance.

@@ -18,6 +18,7 @@ mod gcp;
 mod github;
 pub mod issue;
 mod keyring;
+mod kinds;
 pub mod local;
 pub mod login;
 pub mod provider;

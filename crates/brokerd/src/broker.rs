@@ -195,6 +195,7 @@ impl Broker {
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             leases: self.leases.count(),
+            credentials: self.leases.credentials(),
             cached_values: 0,
             calls: Vec::new(),
             grants: self.grants.load(Ordering::Relaxed),

@@ -15,7 +15,6 @@ use broker_core::event::Event;
 use broker_core::lease::{Credential, CredentialEnd, EndedCredential, Lease, LeaseEnd, LeaseId};
 use broker_core::principal::ProcessId;
 use broker_core::reference::SecretRef;
-use broker_providers::issue::EntryId;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
@@ -122,14 +121,14 @@ impl Leases {
     async fn renew(self: Arc<Self>, id: LeaseId) {
         let began = Timestamp::now();
         // When each was prolonged last: a third of its life before its end it is prolonged again.
-        let mut since: HashMap<EntryId, Timestamp> = HashMap::new();
+        let mut since: HashMap<Vec<SecretRef>, Timestamp> = HashMap::new();
         loop {
             let Some(left) = self.left(id) else { return };
             let entries = self.ledger.of_lease(id);
             let mut next = TICK;
             for (entry, ending) in entries.iter().filter(|(_, ending)| ending.about.renewable) {
                 let (now, expires) = (Timestamp::now(), ending.about.expires);
-                let last = *since.get(entry).unwrap_or(&began);
+                let last = *since.get(&ending.about.references).unwrap_or(&began);
                 let life = Duration::try_from(expires - last).unwrap_or_default();
                 let due = Duration::try_from(expires - now).unwrap_or_default().saturating_sub(life / 3);
                 if !due.is_zero() {
@@ -142,7 +141,7 @@ impl Leases {
                 }
                 match self.stores.renew(ending, left, Instant::now() + RENEW_WITHIN).await {
                     Ok(expires) => {
-                        since.insert(*entry, now);
+                        since.insert(ending.about.references.clone(), now);
                         self.ledger.prolonged(*entry, expires);
                         self.prolonged(id, &ending.about.references, expires);
                         // When it is due again says the next look.
@@ -278,6 +277,11 @@ impl Leases {
     pub(crate) fn count(&self) -> usize {
         let state = self.lock();
         state.live.len() + state.ending.len()
+    }
+
+    /// Returns how many credentials stand in the ledger.
+    pub(crate) fn credentials(&self) -> usize {
+        self.ledger.count()
     }
 
     /// Returns how many leases of a project are live.

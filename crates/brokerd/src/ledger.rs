@@ -79,11 +79,20 @@ impl Ledger {
         strays.map(|(id, ending)| (*id, Arc::clone(ending))).collect()
     }
 
-    /// Takes note that a credential lives longer now.
+    /// Returns how many entries there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Takes note that a credential lives longer now, for a later daemon too.
     pub(crate) fn prolonged(&self, entry: EntryId, expires: Timestamp) {
-        if let Some(ending) = self.lock().entries.get_mut(&entry) {
-            let about = About { expires, ..ending.about.clone() };
-            *ending = Arc::new(Ending { about, credential: Arc::clone(&ending.credential) });
+        let Some(ending) = self.lock().entries.get(&entry).cloned() else { return };
+        let about = About { expires, ..ending.about.clone() };
+        let ending = Ending { about, credential: Arc::clone(&ending.credential) };
+        match broker_providers::issue::Ledger::hold(self, &ending) {
+            // The new entry first: at no moment is there none.
+            Ok(_) => broker_providers::issue::Ledger::strike(self, entry),
+            Err(error) => tracing::error!(%error, "that a credential was prolonged is not written down"),
         }
     }
 

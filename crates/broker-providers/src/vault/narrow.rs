@@ -25,10 +25,9 @@ use crate::vault::mounts::Found;
 use crate::vault::read::{MAX_STEPS_BACK, number_of};
 use crate::words::safe;
 
-/// How long a token for one fetch lives at most.
-const FETCH_TTL: Duration = Duration::from_secs(60);
-/// How many tokens one fetch makes at most.
-const MAX_TOKENS: usize = 3;
+/// How long the tokens of one fetch live at most, the first one and those that are made when it was too short. It is revoked
+/// after the fetch; who is killed between making one and writing it down leaves it no longer than this.
+const FETCH_TTLS: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60)];
 
 /// A secret to be read, and where its result belongs.
 struct Wanted<'a> {
@@ -102,15 +101,15 @@ impl Vault {
         for Wanted { at, place, .. } in wanted.extract_if(.., |wanted| needed.refused.contains(&wanted.place.data())) {
             results[at] = Some(Err(refused(&place.data())));
         }
-        for round in 0..MAX_TOKENS {
+        for (round, life) in FETCH_TTLS.into_iter().enumerate() {
             if wanted.is_empty() {
                 return Ok(());
             }
             let uses = wanted.iter().map(|wanted| wanted.uses(round > 0)).sum::<u64>() + 1;
-            let wish = Wish { policies: &needed.policies, ttl: FETCH_TTL, most: FETCH_TTL, uses, renewable: false };
+            let wish = Wish { policies: &needed.policies, ttl: life, most: life, uses, renewable: false };
             let mut child = self.child(token, &wish, wisher, deadline).await?;
             let of = wanted.iter().map(|wanted| references[wanted.at].clone()).collect();
-            let ending = child.ending(self.about(None, of, FETCH_TTL));
+            let ending = child.ending(self.about(None, of, life));
             child.hold(&ending)?;
             let reads =
                 wanted.iter().map(|wanted| self.read_one(child.token(), &wanted.place, wanted.version, deadline));
@@ -123,7 +122,7 @@ impl Vault {
                 }
                 results[wanted.at] = Some(result);
             }
-            // Its uses were over, or it was revoked: by the end of its parent, which then can't have another child.
+            // Its uses or its time were over, or it was revoked: by the end of its parent, which then can't have another child.
             wanted.retain(
                 |wanted| matches!(&results[wanted.at], Some(Err(fault)) if fault.kind == ErrorKind::Unauthenticated),
             );
@@ -153,7 +152,8 @@ impl Vault {
         let known = self.grants.candidates();
         let policies = known.clone().unwrap_or_default();
         let uses = references.len() as u64 + 1;
-        let wish = Wish { policies: &policies, ttl: FETCH_TTL, most: FETCH_TTL, uses, renewable: false };
+        let [life, ..] = FETCH_TTLS;
+        let wish = Wish { policies: &policies, ttl: life, most: life, uses, renewable: false };
         let body = Body::new(&wish, &Wisher { scope, lease: None });
         // Our own structure always becomes JSON.
         let text = serde_json::to_string_pretty(&body).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Which of the sign-in's policies a run needs: what the server says of each of them alone.
 //!
 //! A child token gets the fewest policies that let it read the paths of one fetch. What a policy grants is never guessed
-//! from its text, which the sign-in may not even read: a token that has it alone, two uses and thirty seconds asks
+//! from its text, which the sign-in may not even read: a token that has it alone, two uses and two seconds asks
 //! `sys/capabilities-self`. The sign-in's own token is asked, too, so that a policy of it that denies a path counts though
 //! it is left out. What was learnt holds for ten minutes and for one token of the sign-in; that a path is refused is never
 //! held. Source: HTTP API, `sys/capabilities-self`, `auth/token`.
@@ -26,8 +26,8 @@ use crate::vault::wire::Call;
 
 /// How long it is believed what a policy grants.
 const BELIEVED: Duration = Duration::from_secs(10 * 60);
-/// How long the token lives that asks what one policy grants.
-const PROBE_TTL: Duration = Duration::from_secs(30);
+/// How long a token lives that asks what one policy grants, and how long when that was too short.
+const PROBE_TTLS: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
 /// It asks, and revokes itself.
 const PROBE_USES: u64 = 2;
 /// The policy that every token has unless it renounces it, and that grants no secret.
@@ -194,10 +194,18 @@ impl Vault {
         deadline: Instant,
     ) -> Result<HashMap<String, bool>, Fault> {
         let policies = [policy.to_owned()];
-        let wish = Wish { policies: &policies, ttl: PROBE_TTL, most: PROBE_TTL, uses: PROBE_USES, renewable: false };
-        // Not written down: it reads nothing, and who dies here leaves it for half a minute.
-        let child = self.child(token, &wish, wisher, deadline).await?;
-        self.capabilities(child.token(), paths, deadline).await
+        let mut told = Err(Fault::late());
+        for life in PROBE_TTLS {
+            let wish = Wish { policies: &policies, ttl: life, most: life, uses: PROBE_USES, renewable: false };
+            // Not written down: it reads nothing, and who dies here leaves it for some seconds.
+            let child = self.child(token, &wish, wisher, deadline).await?;
+            told = self.capabilities(child.token(), paths, deadline).await;
+            // A slow answer finds its token ended.
+            if !told.as_ref().is_err_and(|fault| fault.kind == ErrorKind::Unauthenticated) {
+                break;
+            }
+        }
+        told
     }
 
     /// Asks which of these paths a token may read.
