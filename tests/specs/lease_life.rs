@@ -222,3 +222,37 @@ fn a_loop_cannot_have_a_thousand_accounts_made() {
     assert_eq!((&last["decision"]["effect"], &last["decision"]["rule"]), (&"deny".into(), &"quota".into()), "{last}");
     shop.until_nothing_is_alive();
 }
+
+#[test]
+fn a_command_is_told_by_the_signal_it_chose_that_its_lease_has_ended() {
+    let shop = VaultShop::new("1h", "15m");
+    let project = shop.project("");
+    let script = "trap 'echo told; exit 7' USR1; while :; do sleep 0.05; done";
+    let args = ["exec", "--ttl", "3s", "--watch=signal:USR1", "--", "/bin/sh", "-c", script];
+    project.broker(args).run().expect_code(7);
+    assert_eq!(ended(&shop)["how"], "expired");
+    // Who chose none is left alone.
+    let (mut running, _) = started(&shop, &project);
+    shop.home.broker(["lease", "end", "--all"]).succeed();
+    assert!(running.is_running());
+    running.finish().expect_code(0);
+    project.broker(["exec", "--watch=signal:KILL", "--", "/bin/true"]).run().expect_error(125, "usage");
+}
+
+#[test]
+fn a_project_has_no_more_leases_at_a_time_than_it_may() {
+    let shop = VaultShop::new("1h", "15m");
+    let project = shop.project("");
+    let config = shop.home.config().join("broker/config.toml");
+    let text = fs::read_to_string(&config).expect("it is there");
+    shop.home.configure(&format!("{text}[quota]\nleases = 2\n"));
+    let runs: Vec<_> = (0..2).map(|_| project.shell(&[], "exec cat").stdin_open().start()).collect();
+    deadline::until_true("two leases are live", || shop.home.leases().len() == 2);
+    let refused = project.exec(["/bin/true"]).run();
+    refused.expect_error(125, "quota").expect_words(["2 live leases", "broker lease list"]);
+    for run in runs {
+        run.finish().expect_code(0);
+    }
+    shop.home.until_no_lease();
+    project.exec(["/bin/true"]).succeed();
+}

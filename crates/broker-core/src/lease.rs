@@ -112,6 +112,46 @@ pub struct Lease {
     /// What was issued for it alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<Credential>,
+    /// How its process is told when it ends before the process does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchSignal>,
+}
+
+/// A signal by which a command can be told that its lease has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum WatchSignal {
+    /// `SIGHUP`
+    Hup,
+    /// `SIGINT`
+    Int,
+    /// `SIGQUIT`
+    Quit,
+    /// `SIGTERM`
+    Term,
+    /// `SIGUSR1`
+    Usr1,
+    /// `SIGUSR2`
+    Usr2,
+}
+
+impl WatchSignal {
+    /// All there are, by their names.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("HUP", Self::Hup),
+        ("INT", Self::Int),
+        ("QUIT", Self::Quit),
+        ("TERM", Self::Term),
+        ("USR1", Self::Usr1),
+        ("USR2", Self::Usr2),
+    ];
+
+    /// Finds one by its name, with or without `SIG`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let name = name.strip_prefix("SIG").unwrap_or(name);
+        Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, signal)| signal)
+    }
 }
 
 /// What was issued for one lease: where it is from and how it ends, never what it is.
@@ -177,6 +217,15 @@ pub enum LeaseEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_found_by_its_name_and_written_by_it() {
+        for (name, signal) in WatchSignal::ALL {
+            assert_eq!(WatchSignal::named(&format!("SIG{name}")), Some(signal));
+            assert_eq!(serde_json::to_value(signal).unwrap(), name);
+        }
+        assert_eq!(WatchSignal::named("KILL"), None);
+    }
 
     #[test]
     fn an_id_is_read_back_and_nothing_else_is() {

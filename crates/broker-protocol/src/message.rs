@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use broker_core::code::ErrorCode;
 use broker_core::diagnostic::Diagnostic;
-use broker_core::lease::{Lease, LeaseId};
+use broker_core::lease::{Lease, LeaseId, WatchSignal};
 use broker_core::principal::Principal;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::directories::Directories;
 
 /// Version of this protocol. Client and daemon must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// Largest request and largest answer, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -81,6 +81,9 @@ pub struct Ask {
     /// `--refresh`
     #[serde(default)]
     pub refresh: bool,
+    /// `--watch=signal:NAME`: the signal by which the command is told that its lease has ended.
+    #[serde(default)]
+    pub watch: Option<WatchSignal>,
     /// The command, as given (invalid UTF-8 replaced).
     #[serde(default)]
     pub argv: Vec<String>,

@@ -39,6 +39,7 @@ pub(crate) fn outside(manifest: Option<ManifestBytes>, cwd: PathBuf) -> Ask {
         except: Vec::new(),
         ttl_ms: None,
         reason: None,
+        watch: None,
         offline: false,
         refresh: false,
         argv: Vec::new(),

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use broker_core::code::ErrorCode;
 use broker_core::event::Event;
-use broker_core::lease::{Credential, CredentialEnd, EndedCredential, Lease, LeaseEnd, LeaseId};
+use broker_core::lease::{Credential, CredentialEnd, EndedCredential, Lease, LeaseEnd, LeaseId, WatchSignal};
 use broker_core::principal::ProcessId;
 use broker_core::reference::SecretRef;
 use jiff::Timestamp;
+use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -65,6 +66,7 @@ struct Live {
     lease: Lease,
     /// Since boot.
     ends: Duration,
+    pidfd: Arc<OwnedFd>,
     /// What is served to the process; it is closed when this is dropped.
     _endpoints: Vec<Serving>,
 }
@@ -85,7 +87,7 @@ impl Leases {
         state.by_expiry.insert((ends, id), ());
         let first = !state.by_process.contains_key(&process);
         state.by_process.entry(process.clone()).or_default().push(id);
-        state.live.insert(id, Live { lease, ends, _endpoints: endpoints });
+        state.live.insert(id, Live { lease, ends, pidfd: pidfd.clone(), _endpoints: endpoints });
         drop(state);
         self.began.notify_one();
         if first {
@@ -180,7 +182,7 @@ impl Leases {
     /// Ends one lease; tells whether it was live. What was issued for it is revoked by and by, and then its end is recorded.
     pub(crate) fn end(self: &Arc<Self>, id: LeaseId, how: LeaseEnd, error: Option<ErrorCode>) -> bool {
         let mut state = self.lock();
-        let Some(Live { lease, ends, .. }) = state.live.remove(&id) else { return false };
+        let Some(Live { lease, ends, pidfd, .. }) = state.live.remove(&id) else { return false };
         state.by_expiry.remove(&(ends, id));
         // The watch of the process goes on while the process lives: a later lease joins it.
         if let Some(ids) = state.by_process.get_mut(&lease.process) {
@@ -188,6 +190,10 @@ impl Leases {
         }
         drop(state);
         tracing::debug!(lease = %id, ?how, "a lease ends");
+        if let Some(signal) = lease.watch.filter(|_| how != LeaseEnd::Exit) {
+            // It may end in this very moment: then there is nobody to tell.
+            let _ = pidfd_send_signal(&pidfd, signal_of(signal));
+        }
         self.finish(id, lease.credentials, how, error);
         true
     }
@@ -339,6 +345,17 @@ impl Leases {
     }
 }
 
+fn signal_of(signal: WatchSignal) -> Signal {
+    match signal {
+        WatchSignal::Hup => Signal::HUP,
+        WatchSignal::Int => Signal::INT,
+        WatchSignal::Quit => Signal::QUIT,
+        WatchSignal::Term => Signal::TERM,
+        WatchSignal::Usr1 => Signal::USR1,
+        WatchSignal::Usr2 => Signal::USR2,
+    }
+}
+
 /// Returns the time since boot, which goes on while the machine sleeps and which nobody sets.
 pub(crate) fn since_boot() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
@@ -376,6 +393,7 @@ mod tests {
             expires_since_boot_ms: (since_boot() + lasts).as_millis() as u64,
             session: None,
             credentials: Vec::new(),
+            watch: None,
         }
     }
 

@@ -86,10 +86,11 @@ pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Deli
 
     let looked = peer.look_again().map_err(Refusal::from);
     looked.inspect_err(|refusal| unused.because(LeaseEnd::NotDelivered, refusal))?;
-    let credentials = unused.disarm();
+    let credentials = std::mem::take(&mut unused.credentials);
     if let Some(lease) = &permit.lease {
         broker.leases.begin(Lease { credentials, ..lease.clone() }, peer.pidfd(), endpoints);
     }
+    unused.disarm();
     broker.count_grant();
     Ok(answer(&permit, found))
 }
@@ -139,7 +140,12 @@ pub(crate) fn permit(
     let allowed = decide(broker, peer, right, trusted, ask)?;
     let approved = approve(allowed)?;
     let within = if leased { quota(broker, approved)? } else { approved };
-    record(broker, within, leased)
+    let project = within.0.request.project.clone();
+    record(broker, within, ask, leased).inspect_err(|_| {
+        if leased {
+            broker.quota.settled(&project)
+        }
+    })
 }
 
 /// Lets through what needs no manifest, and manifests whose bytes were agreed to in this directory.
@@ -193,10 +199,10 @@ fn quota(broker: &Broker, approved: Approved) -> Result<Approved, Refusal> {
 }
 
 /// Writes the decision and, where one starts, the lease: one record, complete before anything is fetched.
-fn record(broker: &Broker, approved: Approved, leased: bool) -> Result<Permit, Refusal> {
+fn record(broker: &Broker, approved: Approved, ask: &Ask, leased: bool) -> Result<Permit, Refusal> {
     let Approved(Allowed { subject, request, decision }) = approved;
     let scope = broker.scopes.scope(&request.principal, &subject)?;
-    let lease = leased.then(|| lease_for(&request, &subject, &scope)).transpose()?;
+    let lease = leased.then(|| lease_for(&request, &subject, &scope, ask)).transpose()?;
     broker.audit.append(event(&request, decision, lease.clone()))?;
     Ok(Permit { subject, scope, lease })
 }
@@ -229,6 +235,7 @@ fn answer(permit: &Permit, found: Found) -> Delivery {
 /// which drops the request wherever it stands.
 struct Unused<'b> {
     broker: &'b Broker,
+    project: Option<String>,
     lease: Option<LeaseId>,
     credentials: Vec<Credential>,
     how: LeaseEnd,
@@ -238,7 +245,8 @@ struct Unused<'b> {
 impl<'b> Unused<'b> {
     fn of(broker: &'b Broker, permit: &Permit) -> Self {
         let lease = permit.lease.as_ref().map(|lease| lease.id);
-        Self { broker, lease, credentials: Vec::new(), how: LeaseEnd::NotDelivered, error: None }
+        let project = permit.lease.as_ref().map(|lease| lease.project.clone());
+        Self { broker, project, lease, credentials: Vec::new(), how: LeaseEnd::NotDelivered, error: None }
     }
 
     fn because(&mut self, how: LeaseEnd, refusal: &Refusal) {
@@ -246,15 +254,16 @@ impl<'b> Unused<'b> {
         self.error = Some(refusal.code());
     }
 
-    /// Lets the lease live. Returns what was issued for it.
-    fn disarm(mut self) -> Vec<Credential> {
+    fn disarm(mut self) {
         self.lease = None;
-        std::mem::take(&mut self.credentials)
     }
 }
 
 impl Drop for Unused<'_> {
     fn drop(&mut self) {
+        if let Some(project) = &self.project {
+            self.broker.quota.settled(project);
+        }
         if let Some(lease) = self.lease.take() {
             tracing::debug!(%lease, how = ?self.how, "nothing was delivered");
             let credentials = std::mem::take(&mut self.credentials);
@@ -336,7 +345,7 @@ pub(crate) fn new_lease_id() -> Result<LeaseId, Refusal> {
     Ok(LeaseId::from_random(random))
 }
 
-fn lease_for(request: &Request, subject: &Subject, scope: &Scope) -> Result<Lease, Refusal> {
+fn lease_for(request: &Request, subject: &Subject, scope: &Scope, ask: &Ask) -> Result<Lease, Refusal> {
     let started = Timestamp::now();
     let ends = since_boot() + subject.ttl;
     Ok(Lease {
@@ -351,5 +360,6 @@ fn lease_for(request: &Request, subject: &Subject, scope: &Scope) -> Result<Leas
         expires_since_boot_ms: u64::try_from(ends.as_millis()).unwrap_or(u64::MAX),
         session: Some(scope.session),
         credentials: Vec::new(),
+        watch: ask.watch,
     })
 }

@@ -76,13 +76,15 @@ pub(crate) struct Quota {
 /// The moments of one project, on the clock that no one sets.
 #[derive(Default)]
 struct Recent {
+    /// Leases that were counted and are not live yet.
+    pending: usize,
     begun: VecDeque<Duration>,
     issued: VecDeque<Duration>,
 }
 
 impl Quota {
-    /// Counts a lease that is to begin. `live` is how many the project has, `issues` how many credentials are sure to be
-    /// issued for it, and `may_issue` whether there may be any.
+    /// Counts a lease that is to begin, until it is [settled](Self::settled). `live` is how many the project has, `issues`
+    /// what will be issued for it.
     ///
     /// # Errors
     /// The limit that is reached; nothing is counted then.
@@ -95,13 +97,13 @@ impl Quota {
         issues: Issues,
     ) -> Result<(), Exceeded> {
         let of = |limit: u32| (project.to_owned(), limit);
-        if live >= limits.leases as usize {
-            let (project, limit) = of(limits.leases);
-            return Err(Exceeded::Live { project, limit });
-        }
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = projects.entry(project.to_owned()).or_default();
         recent.forget_before(now);
+        if live + recent.pending >= limits.leases as usize {
+            let (project, limit) = of(limits.leases);
+            return Err(Exceeded::Live { project, limit });
+        }
         if recent.begun.len() >= limits.leases_per_minute as usize {
             let (project, limit) = of(limits.leases_per_minute);
             return Err(Exceeded::Begun { project, limit });
@@ -112,7 +114,16 @@ impl Quota {
             return Err(Exceeded::Issued { project, limit });
         }
         recent.begun.push_back(now);
+        recent.pending += 1;
         Ok(())
+    }
+
+    /// Takes note that a lease which was counted is live now, or never will be.
+    pub(crate) fn settled(&self, project: &str) {
+        let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recent) = projects.get_mut(project) {
+            recent.pending = recent.pending.saturating_sub(1);
+        }
     }
 
     /// Counts credentials that were issued.
@@ -122,7 +133,7 @@ impl Quota {
         recent.issued.extend(std::iter::repeat_n(now, count));
         projects.retain(|_, recent| {
             recent.forget_before(now);
-            !recent.begun.is_empty() || !recent.issued.is_empty()
+            recent.pending > 0 || !recent.begun.is_empty() || !recent.issued.is_empty()
         });
     }
 }
@@ -163,10 +174,20 @@ mod tests {
         assert!(matches!(quota.begin("shop", LIMITS, at(0), 3, NONE), Err(Exceeded::Live { limit: 3, .. })));
         for second in 0..5 {
             quota.begin("shop", LIMITS, at(second), 0, NONE).unwrap();
+            quota.settled("shop");
         }
         assert!(matches!(quota.begin("shop", LIMITS, at(5), 0, NONE), Err(Exceeded::Begun { limit: 5, .. })));
         quota.begin("other", LIMITS, at(5), 0, NONE).unwrap();
         quota.begin("shop", LIMITS, at(60), 0, NONE).unwrap();
+    }
+
+    #[test]
+    fn a_lease_that_is_about_to_begin_counts_as_one() {
+        let quota = Quota::default();
+        quota.begin("shop", LIMITS, at(0), 2, NONE).unwrap();
+        assert!(matches!(quota.begin("shop", LIMITS, at(0), 2, NONE), Err(Exceeded::Live { .. })));
+        quota.settled("shop");
+        quota.begin("shop", LIMITS, at(0), 2, NONE).unwrap();
     }
 
     #[test]

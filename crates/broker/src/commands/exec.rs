@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use broker_core::code::ErrorCode;
+use broker_core::lease::WatchSignal;
 use broker_exec::command::{CommandError, find};
 use broker_exec::launch::{LaunchError, launch};
 use broker_exec::plan::{Base, Core, Delivery, Plan};
@@ -34,6 +35,7 @@ Examples:
   broker exec -P migrate --ttl 10m --reason 'release 42' -- ./migrate up
   broker exec --only DATABASE_URL -- psql
   broker exec --pristine -- env          inherit nothing but PATH, HOME, TERM and the like
+  broker exec --watch=signal:TERM -- ./job   ends it with its lease
   broker exec --explain -- npm start     see what it would get, run nothing
 
 The command takes the place of `broker`: its process id, terminal, signals and exit code are its
@@ -65,6 +67,9 @@ pub(crate) struct Args {
     /// Show what the command would get, and run nothing
     #[arg(long)]
     explain: bool,
+    /// How the command is told that its lease has ended before it has: `none`, or `signal:NAME` such as `signal:HUP`
+    #[arg(long, value_name = "HOW", default_value = "none", value_parser = parse_watch)]
+    watch: Watch,
     /// Hide values in what the command prints
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Redact::Never)]
     redact: Redact,
@@ -81,6 +86,19 @@ pub(crate) struct Args {
 enum Redact {
     /// The command has the terminal to itself
     Never,
+}
+
+/// How a command is told that its lease has ended.
+#[derive(Clone, Copy, Debug)]
+struct Watch(Option<WatchSignal>);
+
+fn parse_watch(text: &str) -> Result<Watch, String> {
+    if text == "none" {
+        return Ok(Watch(None));
+    }
+    let signal = text.strip_prefix("signal:").and_then(WatchSignal::named);
+    let names = WatchSignal::ALL.map(|(name, _)| name).join(", ");
+    signal.map(|signal| Watch(Some(signal))).ok_or(format!("it is `none` or `signal:NAME`, with one of {names}"))
 }
 
 /// Tells whether `word` names this command.
@@ -100,6 +118,7 @@ pub(crate) fn run(args: Args, call: &Call) -> Outcome {
     let ask = Ask {
         ttl_ms: args.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         reason: args.reason,
+        watch: args.watch.0,
         offline: args.offline,
         refresh: args.refresh,
         argv: args.argv.iter().map(|argument| argument.to_string_lossy().into_owned()).collect(),
