@@ -19,7 +19,7 @@ use axum::http::{Request, Response, StatusCode, header};
 use broker_core::reference::SecretRef;
 use broker_core::secret::{SecretValue, SharedValue};
 use broker_providers::issue::{Credential, Issued};
-use broker_providers::provider::ProviderError;
+use broker_providers::provider::{ProviderError, unsupported};
 use broker_providers::registry::Endpoint;
 use broker_providers::resolve::{Opened, Run};
 use hyper::body::Incoming;
@@ -220,7 +220,7 @@ impl Server {
     }
 
     async fn issue(&self) -> Result<Fresh, ProviderError> {
-        let gone = || broker_providers::provider::unsupported(&self.reference, "the lease has ended");
+        let gone = || unsupported(&self.reference, "the lease has ended");
         let leases = self.leases.upgrade().ok_or_else(gone)?;
         let mut order = self.run.order.clone();
         order.ttl = leases.left(order.lease).ok_or_else(gone)?;
@@ -230,9 +230,11 @@ impl Server {
         let wanted = std::slice::from_ref(&self.reference);
         let issued = self.opened.provider.issue(wanted, &order, deadline).await.pop();
         let Issued { value, credential, .. } = issued.unwrap_or_else(|| Err(gone()))?;
+        // No record, no secret.
+        let recorded = leases.prolonged(lease, wanted, credential.expires);
+        recorded.map_err(|error| unsupported(&self.reference, &error.to_string()))?;
         let fresh = Fresh::of(value, &credential);
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = fresh.clone();
-        leases.prolonged(lease, wanted, credential.expires);
         Ok(fresh)
     }
 

@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::audit::Audit;
+use crate::audit::{Audit, AuditError};
 use crate::endpoint::Serving;
 use crate::fetch::Stores;
 use crate::ledger::Ledger;
@@ -145,7 +145,10 @@ impl Leases {
                     Ok(expires) => {
                         since.insert(ending.about.references.clone(), now);
                         self.ledger.prolonged(*entry, expires);
-                        self.prolonged(id, &ending.about.references, expires);
+                        if let Err(error) = self.prolonged(id, &ending.about.references, expires) {
+                            // Nothing new is delivered by it.
+                            tracing::error!(lease = %id, %error, "what was prolonged is not recorded");
+                        }
                         // When it is due again says the next look.
                         next = SHORTEST_NAP;
                     }
@@ -160,17 +163,23 @@ impl Leases {
     }
 
     /// Takes note that a credential of a live lease lasts until `expires`, and puts it on record.
-    pub(crate) fn prolonged(&self, id: LeaseId, references: &[SecretRef], expires: Timestamp) {
+    ///
+    /// # Errors
+    /// It cannot be recorded.
+    pub(crate) fn prolonged(
+        &self,
+        id: LeaseId,
+        references: &[SecretRef],
+        expires: Timestamp,
+    ) -> Result<(), AuditError> {
         let mut state = self.lock();
-        let Some(live) = state.live.get_mut(&id) else { return };
+        let Some(live) = state.live.get_mut(&id) else { return Ok(()) };
         for credential in live.lease.credentials.iter_mut().filter(|credential| credential.references == references) {
             credential.expires = expires;
         }
         let credentials = live.lease.credentials.clone();
         drop(state);
-        if let Err(error) = self.audit.append(Event::Issued { lease: id, credentials }) {
-            tracing::error!(%error, "what was prolonged is not recorded");
-        }
+        self.audit.append(Event::Issued { lease: id, credentials })
     }
 
     /// Returns how much longer a lease may live; nothing when it does not.

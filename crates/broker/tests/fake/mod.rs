@@ -88,7 +88,7 @@ impl World {
     }
 }
 
-pub(crate) const ATTESTED: &str = r#"{"protocol":2,"version":"0.1.0"}"#;
+pub(crate) const ATTESTED: &str = r#"{"protocol":3,"version":"0.1.0"}"#;
 
 /// A grant of these variables.
 pub(crate) fn grant(values: &[(&str, &[u8])]) -> Answer {

@@ -17,10 +17,13 @@ const PATH: &str = "/credentials";
 
 /// Returns the variables that lead a command to the endpoint at `address`.
 pub(super) fn variables(address: SocketAddr, token: &SharedValue) -> Variables {
-    let url = SecretValue::from(format!("http://{address}{PATH}"));
+    let text = |text: &str| Arc::new(SecretValue::from(text.to_owned()));
     vec![
+        // SDKs look into these files before they ask anybody: what lies there is the person's and not this run's.
+        ("AWS_CONFIG_FILE".to_owned(), text("/dev/null")),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN".to_owned(), Arc::clone(token)),
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), Arc::new(url)),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI".to_owned(), text(&format!("http://{address}{PATH}"))),
+        ("AWS_SHARED_CREDENTIALS_FILE".to_owned(), text("/dev/null")),
     ]
 }
 

@@ -22,9 +22,13 @@ const ROOT: &str = "/computeMetadata/v1/";
 
 /// Returns the variables that lead a command to the endpoint at `address`.
 pub(super) fn variables(address: SocketAddr) -> Variables {
+    let text = |name: &str, text: &str| (name.to_owned(), Arc::new(SecretValue::from(text.to_owned())));
     // One each for the libraries of Go, Java, Node and Python; the second is how Python's looks whether it is there.
     let names = ["GCE_METADATA_HOST", "GCE_METADATA_IP", "GCE_METADATA_ROOT"];
-    names.map(|name| (name.to_owned(), Arc::new(SecretValue::from(address.to_string())))).into()
+    let mut variables: Variables = names.map(|name| text(name, &address.to_string())).into();
+    // Most libraries look here before they ask anybody: what lies there is the person's and not this run's.
+    variables.push(text("CLOUDSDK_CONFIG", "/dev/null"));
+    variables
 }
 
 /// Answers one request of a process of the run.
