@@ -19,6 +19,7 @@ mod leak;
 mod lease_life;
 mod manifest;
 mod meeting_place;
+mod narrow;
 mod program;
 mod secrets;
 mod servers;
