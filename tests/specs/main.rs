@@ -14,6 +14,7 @@ mod exec;
 mod faults;
 mod gcp;
 mod harness;
+mod issued;
 mod keeper;
 mod leak;
 mod lease_life;
