@@ -5,12 +5,15 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use broker_tests::fakes::gcp::FakeGcp;
 use broker_tests::home::Home;
 use broker_tests::project::Project;
 use broker_tests::run::Run;
 use broker_tests::servers::{Aws, REGION};
-use broker_tests::{deadline, iam, python};
+use broker_tests::{deadline, http, iam, python};
 use serde_json::Value;
+
+use crate::issued::google;
 
 /// A project whose commands are served sessions of a role that may read its own name.
 fn project<'h>(home: &'h Home, role: &str, lives: &str, more: &str) -> Project<'h> {
@@ -170,4 +173,94 @@ fn two_endpoints_of_one_protocol_are_refused_by_name() {
     let refused = project.exec(["/bin/true"]).run();
     refused.expect_error(125, "manifest").expect_words(["`AWS`", "`OTHER`", "--except"]);
     project.broker(["exec", "--except", "OTHER", "--", "/bin/true"]).succeed();
+}
+
+const DEPLOY: &str = "deploy@shop-dev.iam.gserviceaccount.com";
+
+/// A project whose commands are served tokens of a service account of Google.
+fn of_google<'h>(home: &'h Home, fake: &FakeGcp, more: &str) -> Project<'h> {
+    let file = google(fake, home, DEPLOY, more);
+    let manifest = format!(
+        "[project]\nname = \"served\"\n[secrets]\n\
+         GOOGLE = {{ ref = \"gcp://{DEPLOY}?scopes=devstorage.read_only\", deliver = \"endpoint\" }}\n"
+    );
+    let variable = ("GOOGLE_APPLICATION_CREDENTIALS", file.as_str());
+    home.project("served", &manifest).signed_in(&[variable]).trusted()
+}
+
+#[test]
+fn googles_own_client_finds_the_metadata_server_by_itself() {
+    let (fake, home) = (FakeGcp::start(), Home::new());
+    let project = of_google(&home, &fake, "");
+    let program = "import google.auth, google.auth.transport.requests\n\
+                   keys, project = google.auth.default()\n\
+                   keys.refresh(google.auth.transport.requests.Request())\n\
+                   print(type(keys).__module__, project, keys.service_account_email, keys.token)\n";
+    let said = python(&project, program, &[]).succeed().out();
+    let (who, token) = said.trim_end().rsplit_once(' ').expect("it says several words");
+    assert_eq!(who, format!("google.auth.compute_engine.credentials shop-dev {DEPLOY}"));
+    let good = fake.token(token).expect("it counts at Google");
+    assert_eq!(good.member, format!("serviceAccount:{DEPLOY}"));
+    assert_eq!(good.scopes, ["https://www.googleapis.com/auth/devstorage.read_only"]);
+    let lease = &home.audited("issued")[0]["lease"];
+    let reason = format!(": broker lease {}, served/default", lease.as_str().expect("a lease has an id"));
+    assert!(fake.take_reasons().iter().any(|said| said.ends_with(&reason)), "Google's log names the run");
+}
+
+/// The path of the token that is served.
+const TOKEN: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
+
+#[test]
+fn a_process_outside_the_run_gets_no_token_of_google() {
+    let (fake, home) = (FakeGcp::start(), Home::new());
+    let project = of_google(&home, &fake, "");
+    let file = project.directory().join("told");
+    let script = "echo $GCE_METADATA_HOST >told.part; mv told.part told; cat";
+    let running = project.shell(&[], script).stdin_open().start();
+    let address = deadline::until("the command says where its endpoint is", || fs::read_to_string(&file).ok());
+    let headers = [("host", address.trim()), ("metadata-flavor", "Google")];
+    let answer = http::call(address.trim(), &format!("GET {TOKEN}"), &headers, &Value::Null);
+    let said = String::from_utf8_lossy(&answer.body);
+    assert!(answer.status() == 403 && said.contains("the processes of one run"), "{said}");
+    assert!(!said.contains("access_token"), "{said}");
+    running.finish().expect_code(0);
+}
+
+#[test]
+fn a_request_without_googles_header_or_of_a_proxy_gets_no_token() {
+    let (fake, home) = (FakeGcp::start(), Home::new());
+    let project = of_google(&home, &fake, "");
+    let program = "import os, sys, json, urllib.request, urllib.error\n\
+        def ask(**headers):\n    \
+            url = 'http://' + os.environ['GCE_METADATA_HOST'] + sys.argv[1]\n    \
+            named = {name.replace('_', '-'): value for name, value in headers.items()}\n    \
+            try: return 'access_token' in json.load(urllib.request.urlopen(urllib.request.Request(url, headers=named)))\n    \
+            except urllib.error.HTTPError as error: return error.code, 'access_token' in error.read().decode()\n\
+        print(ask(Metadata_Flavor='Google'), ask(), ask(Metadata_Flavor='Other'),\n    \
+              ask(Metadata_Flavor='Google', X_Forwarded_For='10.0.0.1'))\n";
+    let said = python(&project, program, &[TOKEN]).succeed().out();
+    assert_eq!(said, "True (403, False) (403, False) (403, False)\n");
+}
+
+/// Google issues them for two minutes at the least, and says that eight seconds are left: its clock is behind.
+#[test]
+fn a_token_of_google_is_replaced_before_it_expires() {
+    let (fake, home) = (FakeGcp::start(), Home::new());
+    fake.advance(8 - 120);
+    let project = of_google(&home, &fake, "session-ttl = \"2m\"");
+    let program = "import os, sys, json, time, urllib.request\n\
+        url = 'http://' + os.environ['GCE_METADATA_HOST'] + sys.argv[1]\n\
+        def held(): return json.load(urllib.request.urlopen(urllib.request.Request(url, headers={'Metadata-Flavor': 'Google'})))\n\
+        first, began, left = held(), time.monotonic(), []\n\
+        while time.monotonic() - began < 9:\n    \
+            last = held(); left.append(last['expires_in']); time.sleep(0.05)\n\
+        print(first['access_token'], last['access_token'], min(left) > 0)\n";
+    let said = python(&project, program, &[TOKEN]).succeed().out();
+    fake.advance(120 - 8);
+    let [first, last, never_over] = said.split_whitespace().collect::<Vec<_>>().try_into().expect("three words");
+    assert!(fake.token(first).is_none(), "the first one has expired at Google");
+    let good = fake.token(last).expect("the last one counts");
+    assert_eq!(good.member, format!("serviceAccount:{DEPLOY}"));
+    assert_eq!(never_over, "True");
+    assert!(home.audited("issued").len() >= 3, "each is on record");
 }

@@ -19,7 +19,12 @@ print(role["Arn"])
 /// Returns its ARN.
 #[must_use]
 pub fn role(server: Aws, actions: &[&str]) -> String {
-    let assume = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"];
+    role_trusting(server, &["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"], actions)
+}
+
+/// Makes a role whose trust policy allows everybody `assume`, and that may do `actions` everywhere. Returns its ARN.
+#[must_use]
+pub fn role_trusting(server: Aws, assume: &[&str], actions: &[&str]) -> String {
     let trust = json!({ "Version": "2012-10-17", "Statement": [
         { "Effect": "Allow", "Principal": { "AWS": "*" }, "Action": assume },
     ] });

@@ -54,6 +54,8 @@ struct State {
     connections: Vec<TcpStream>,
     in_flight: usize,
     max_in_flight: usize,
+    /// The requests as they came, for whoever wants them.
+    kept: Option<Vec<Message>>,
 }
 
 struct Shared {
@@ -187,6 +189,17 @@ impl Proxy {
         self.shared.state().max_in_flight
     }
 
+    /// Keeps every request from now on, as it came.
+    pub fn keep_requests(&self) {
+        self.shared.state().kept.get_or_insert_default();
+    }
+
+    /// Returns the requests that were kept, in their order.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Message> {
+        self.shared.state().kept.clone().unwrap_or_default()
+    }
+
     /// Returns how many connections were ever accepted.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -197,6 +210,7 @@ impl Proxy {
     pub fn forget_calls(&self) {
         let mut state = self.shared.state();
         state.calls.clear();
+        state.kept.iter_mut().for_each(Vec::clear);
         state.max_in_flight = state.in_flight;
     }
 }
@@ -249,6 +263,7 @@ fn begin(shared: &Shared, request: &Message) -> (Option<Fault>, Duration) {
     let action = &action(request);
     let body = String::from_utf8_lossy(&request.body);
     let mut state = shared.state();
+    state.kept.iter_mut().for_each(|kept| kept.push(request.clone()));
     let count = state.calls.entry(action.to_owned()).or_default();
     let nth = *count;
     *count += 1;

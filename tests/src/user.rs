@@ -12,3 +12,13 @@ pub fn is_root() -> bool {
 pub fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
+
+/// Returns the name of the account, as the system tells it.
+///
+/// # Panics
+/// When it tells none.
+#[must_use]
+pub fn name() -> String {
+    let said = std::process::Command::new("/usr/bin/id").arg("-un").output().expect("`id` starts");
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
+}

@@ -47,7 +47,7 @@ impl From<SessionId> for String {
 /// For whom and for what a session is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// The name of the session: another one for every other scope.
+    /// The name of the session: another one for every other scope. Sessions of single runs share it, and differ in `lease`.
     pub session: SessionId,
     /// The project; empty outside one.
     pub project: String,
@@ -91,12 +91,11 @@ impl Scope {
         Self { session, project, profile, person, tier, lease: None, references }
     }
 
-    /// Returns the scope of one run alone, whose session no other run ever has.
+    /// Returns the scope of one run alone. The run is what tells its session from others; the name stays the one that is in
+    /// the run's audit record.
     #[must_use]
     pub fn of_run(&self, lease: LeaseId) -> Self {
-        let mut hash = Sha256::new_with_prefix(self.session.0);
-        hash.update(lease.to_string());
-        Self { session: SessionId(letters(&hash.finalize())), lease: Some(lease), ..self.clone() }
+        Self { lease: Some(lease), ..self.clone() }
     }
 
     /// Returns what is wanted of one instance.
@@ -123,12 +122,18 @@ mod tests {
             scope("shop", "dev", &["org://a"]),
             scope("sho", "pdev", &["org://a", "org://b"]),
             scope("shop", "migrate", &["org://a", "org://b"]),
-            one.of_run(LeaseId::from_random([1; 24])),
             Scope::new(&[8; 32], "shop", "dev", "ada", Tier::Unattended, one.references.clone()),
             Scope::new(&[7; 32], "shop", "dev", "ada", Tier::Human, one.references.clone()),
         ] {
             assert_ne!(one.session, other.session, "{other:?}");
         }
+    }
+
+    #[test]
+    fn the_scope_of_one_run_has_the_name_that_is_on_record_and_is_another_one() {
+        let shared = scope("shop", "dev", &["org://a"]);
+        let [one, other] = [1, 2].map(|run| shared.of_run(LeaseId::from_random([run; 24])));
+        assert!(one.session == shared.session && one != shared && one != other);
     }
 
     #[test]

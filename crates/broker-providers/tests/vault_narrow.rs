@@ -341,7 +341,7 @@ async fn what_cuts_a_session_is_shown_as_the_server_gets_it() {
     assert_eq!(shown.len(), 2);
     let body: Value = serde_json::from_str(&shown[0].text).unwrap();
     assert_eq!(body["policies"], json!(["db", "stripe"]));
-    assert_eq!((&body["ttl"], &body["num_uses"], &body["renewable"]), (&json!("60s"), &json!(4), &json!(false)));
+    assert_eq!((&body["ttl"], &body["num_uses"], &body["renewable"]), (&json!("2s"), &json!(4), &json!(false)));
     assert_eq!(body["meta"]["session"], scope(&references).session.to_string());
     // Both that it may be, as long as nobody asked.
     for rule in

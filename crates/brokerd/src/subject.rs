@@ -185,9 +185,13 @@ impl Subject {
         wanted.chain(keys).collect()
     }
 
-    /// Returns the instances that are wanted of, by name.
+    /// Returns every instance that this request reads of, by name: those that are wanted of, and those that keep their keys.
     pub(crate) fn instances(&self) -> Vec<(String, Instance)> {
-        let mut names: Vec<&str> = self.wanted.iter().map(|wanted| wanted.reference.instance.as_str()).collect();
+        self.instances_of(&self.references())
+    }
+
+    fn instances_of(&self, references: &[SecretRef]) -> Vec<(String, Instance)> {
+        let mut names: Vec<&str> = references.iter().map(|reference| reference.instance.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names.into_iter().filter_map(|name| Some((name.to_owned(), self.instance(name)?))).collect()
@@ -204,7 +208,8 @@ impl Subject {
             // The key itself may stand where its reference belongs.
             Err(_) => Err(Refusal::KeyIsNoReference(name)),
         };
-        self.instances().into_iter().filter_map(key).map(read).collect()
+        let wanted: Vec<_> = self.wanted.iter().map(|wanted| wanted.reference.clone()).collect();
+        self.instances_of(&wanted).into_iter().filter_map(key).map(read).collect()
     }
 
     /// Returns how much of what this request wants is issued, as far as that is known before asking.

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::cargo::{cargo, output, programs, succeed};
 use crate::failure::{Failure, at};
+use crate::report;
 
 /// The user's name.
 pub(crate) const NAME: &str = "broker-test";
@@ -22,7 +23,12 @@ pub(crate) struct Elsewhere {
     tests: PathBuf,
     variables: Vec<(String, String)>,
     filter: Option<String>,
+    /// What is not repeated: modules of the specifications.
+    left_out: Vec<&'static str>,
 }
+
+/// The modules that speak to the official clients of clouds.
+const WITH_CLIENTS: [&str; 3] = ["endpoint::", "issued::", "narrow::"];
 
 /// Copies what the specifications need to where the ordinary user can reach it.
 pub(crate) fn specifications(filter: Option<&str>, variables: &[(&str, String)]) -> Result<Elsewhere, Failure> {
@@ -57,7 +63,36 @@ pub(crate) fn specifications(filter: Option<&str>, variables: &[(&str, String)])
         ("LANG".into(), "C.UTF-8".into()),
         ("RUST_BACKTRACE".into(), "0".into()),
     ]);
-    Ok(Elsewhere { place, tests, variables, filter: filter.map(str::to_owned) })
+    let mut left_out = vec!["source::"];
+    match clients(&variables) {
+        Some(reachable) => variables.extend(reachable),
+        None => {
+            report::warn(format!("`{NAME}` can reach no Python with the official clients: root alone ran {WITH_CLIENTS:?}"));
+            left_out.extend(WITH_CLIENTS);
+        }
+    }
+    Ok(Elsewhere { place, tests, variables, filter: filter.map(str::to_owned), left_out })
+}
+
+/// Returns the variables by which the ordinary user finds a Python with the official clients: the one that root has, or
+/// the system's with the packages of that one. Nothing where it can reach neither.
+fn clients(variables: &[(String, String)]) -> Option<Vec<(String, String)>> {
+    let of = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| PathBuf::from(value));
+    let own = of("BROKER_TEST_PYTHON")?;
+    let lib = own.parent()?.parent()?.join("lib");
+    let packages = of("BROKER_TEST_PYTHONPATH").or_else(|| {
+        let versions = fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path().join("site-packages"));
+        versions.into_iter().find(|path| path.is_dir())
+    });
+    [own, PathBuf::from("/usr/bin/python3")].into_iter().find_map(|python| {
+        let mut variables = vec![("BROKER_TEST_PYTHON".to_owned(), python.display().to_string())];
+        variables.extend(packages.iter().map(|path| ("BROKER_TEST_PYTHONPATH".to_owned(), path.display().to_string())));
+        let mut tried = Command::new("setpriv");
+        tried.args(["--reuid", NAME, "--regid", NAME, "--init-groups", "--"]).arg(&python);
+        tried.args(["-c", "import boto3, google.auth.compute_engine"]).env_clear();
+        tried.envs(packages.iter().map(|path| ("PYTHONPATH", path))).current_dir("/");
+        tried.output().is_ok_and(|said| said.status.success()).then_some(variables)
+    })
 }
 
 impl Elsewhere {
@@ -65,7 +100,8 @@ impl Elsewhere {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", NAME, "--regid", NAME, "--init-groups", "--pdeathsig", "KILL", "--"]);
-        command.arg(&self.tests).args(&self.filter).args(["--skip", "source::"]);
+        command.arg(&self.tests).args(&self.filter);
+        command.args(self.left_out.iter().flat_map(|name| ["--skip", name]));
         command.env_clear().envs(self.variables.iter().map(|(n, v)| (n, v))).current_dir(self.place.path());
         command
     }
