@@ -216,7 +216,7 @@ fn a_daemon_that_dies_while_we_wait_is_told_and_not_waited_for() {
 #[test]
 fn a_daemon_of_another_protocol_is_refused_before_anything_is_asked() {
     let world = World::new();
-    world.serve(|_| Some((200, ATTESTED.replace(":2,", ":99,").into_bytes())));
+    world.serve(|_| Some((200, ATTESTED.replace(":3,", ":99,").into_bytes())));
     let output = world.broker(&["exec", "--", "true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
     let stderr = text(&output.stderr);

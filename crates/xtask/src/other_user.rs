@@ -67,7 +67,9 @@ pub(crate) fn specifications(filter: Option<&str>, variables: &[(&str, String)])
     match clients(&variables) {
         Some(reachable) => variables.extend(reachable),
         None => {
-            report::warn(format!("`{NAME}` can reach no Python with the official clients: root alone ran {WITH_CLIENTS:?}"));
+            report::warn(format!(
+                "`{NAME}` can reach no Python with the official clients: root alone ran {WITH_CLIENTS:?}"
+            ));
             left_out.extend(WITH_CLIENTS);
         }
     }
