@@ -5,6 +5,8 @@
 //! configuration fixes: a manifest could name its author's. Tokens are renewed in silence and revoked at logout. A wrapped
 //! token is opened only when it was wrapped where it should have been: another path means that somebody opened it before.
 
+pub(crate) mod method;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ use crate::provider::ErrorKind;
 use crate::rest::{Answer, SecretText};
 use crate::sign_ins::SignIns;
 use crate::vault::oidc::{self, Waiting};
+pub(crate) use crate::vault::sign_in::method::Method;
 use crate::vault::wire::{Call, Wire, json_with};
 use crate::words::safe;
 
@@ -46,38 +49,6 @@ const REFUSED: Duration = Duration::from_secs(2);
 
 /// Where Kubernetes puts the token of a service account.
 pub(crate) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-
-/// What `auth` may say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Method {
-    Token,
-    AppRole,
-    Userpass,
-    Jwt,
-    Oidc,
-    Kubernetes,
-}
-
-impl Method {
-    const ALL: [(&'static str, Self); 6] = [
-        ("token", Self::Token),
-        ("approle", Self::AppRole),
-        ("userpass", Self::Userpass),
-        ("jwt", Self::Jwt),
-        ("oidc", Self::Oidc),
-        ("kubernetes", Self::Kubernetes),
-    ];
-
-    pub(crate) fn named(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, method)| method);
-        let all = Self::ALL.map(|(known, _)| format!("`{known}`")).join(", ");
-        found.ok_or_else(|| format!("`auth` must be one of {all}"))
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        Self::ALL.into_iter().find(|(_, method)| *method == self).map_or("", |(name, _)| name)
-    }
-}
 
 /// What one instance signs in with.
 pub(crate) struct VaultSignIn {
