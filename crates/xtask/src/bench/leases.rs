@@ -84,7 +84,7 @@ impl Found {
 impl Case<'_> {
     fn home(&self, bin: &Path) -> Home {
         let home = Home::with_programs(bin);
-        home.configure(&format!("{QUOTA}[providers.org]\nttl = \"1h\"\n{}", self.instance));
+        home.configure(&format!("{QUOTA}[providers.org]\n{}", self.instance));
         home
     }
 

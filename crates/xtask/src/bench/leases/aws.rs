@@ -78,7 +78,7 @@ pub(super) fn measure(bin: &Path, floor: &Path, servers: &TestServers, rows: &mu
     for (what, more, founds) in stored {
         for count in [10, 50] {
             let secrets = (0..count).map(|n| format!("S{n} = \"org://{base}/{n}\"\n")).collect();
-            let case = case(what, keys("aws-secrets-manager") + &more, secrets);
+            let case = case(what, keys("aws-secrets-manager") + "ttl = \"1h\"\n" + &more, secrets);
             for found in founds {
                 rows.push(case.row(bin, floor, *found)?);
             }

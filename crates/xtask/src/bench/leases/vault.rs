@@ -59,7 +59,7 @@ impl World {
     }
 
     fn instance(&self) -> String {
-        format!("kind = \"vault\"\naddress = \"{}\"\nauth = \"token\"\n", self.proxy.url())
+        format!("kind = \"vault\"\naddress = \"{}\"\nauth = \"token\"\nttl = \"1h\"\n", self.proxy.url())
     }
 
     /// Waits until neither a token nor an account is alive that was made for a run.
