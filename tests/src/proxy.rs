@@ -236,12 +236,11 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) -> thread::JoinHandle<()> 
     })
 }
 
-/// Returns the action of a request: what `x-amz-target` names after the dot, else method and path.
+/// Returns the action of a request: what `x-amz-target` names after the dot, or a form as `Action`, else method and path.
 fn action(request: &Message) -> String {
-    match request.header("x-amz-target").and_then(|t| t.rsplit_once('.')) {
-        Some((_, action)) => action.to_owned(),
-        None => request.first.split(' ').take(2).collect::<Vec<_>>().join(" "),
-    }
+    let named = request.header("x-amz-target").and_then(|t| t.rsplit_once('.')).map(|(_, action)| action.to_owned());
+    let method_and_path = || request.first.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    named.or_else(|| request.form("Action")).unwrap_or_else(method_and_path)
 }
 
 fn serve(client: &TcpStream, shared: &Shared) -> io::Result<()> {
@@ -378,6 +377,16 @@ mod tests {
         }
         assert_eq!(proxy.calls(), BTreeMap::from([("Act".to_owned(), 3)]));
         assert_eq!(proxy.connections(), 1);
+    }
+
+    #[test]
+    fn the_action_of_a_form_is_the_one_that_its_body_names() {
+        let proxy = Proxy::new(&server());
+        let mut stream = connect(&proxy);
+        let body = "Action=AssumeRole&Version=2011-06-15";
+        write!(stream, "POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        assert_eq!(http::read_response(&mut BufReader::new(&stream)).unwrap().status(), 200);
+        assert_eq!(proxy.calls(), BTreeMap::from([("AssumeRole".to_owned(), 1)]));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod cold;
 mod grants;
+mod leases;
 mod managers;
 mod memory;
 mod stopwatch;
@@ -20,7 +21,7 @@ use crate::failure::{Failure, at};
 use crate::{build, report};
 
 /// What can be measured, in the order of the table.
-const PARTS: [&str; 6] = ["warm", "cold", "managers", "parallel", "memory", "grants"];
+const PARTS: [&str; 7] = ["warm", "cold", "managers", "leases", "parallel", "memory", "grants"];
 
 /// Measures the named parts, or all.
 pub(crate) fn run(parts: &[&str]) -> Result<(), Failure> {
@@ -43,6 +44,7 @@ pub(crate) fn run(parts: &[&str]) -> Result<(), Failure> {
             "warm" => warm::measure(&bin)?,
             "cold" => cold::measure(&bin)?,
             "managers" => managers::measure(&bin)?,
+            "leases" => leases::measure(&bin)?,
             "parallel" => cold::measure_parallel(&bin)?,
             "memory" => memory::measure(&bin)?,
             _ => grants::measure(&bin)?,

@@ -26,7 +26,7 @@ usage: cargo xtask COMMAND
   servers CMD...    run a command with the test servers up
   check             formatting, lints, licences, and the rules of this repository
   build --release   put both programs, as they ship, into target/release
-  bench [PART...]   measure: warm, cold, parallel, memory, grants";
+  bench [PART...]   measure: warm, cold, managers, leases, parallel, memory, grants";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -8,9 +8,14 @@ use broker_tests::project::Project;
 use broker_tests::proxy::Proxy;
 use broker_tests::servers::{Aws, REGION};
 
+/// What a bench's own configuration begins with: more leases than the default limits give a project.
+pub(crate) const QUOTA: &str =
+    "[quota]\nleases = 1_000_000\nleases-per-minute = 10_000_000\nissued-per-minute = 1_000_000\n";
+
 /// Makes a home whose embedded store has `count` values, and the manifest that selects them.
 pub(crate) fn local(bin: &Path, count: usize) -> (Home, String) {
     let home = Home::with_programs(bin);
+    home.configure(QUOTA);
     let mut manifest = "[project]\nname = \"bench\"\n[secrets]\n".to_owned();
     for n in 0..count {
         home.store(&format!("local://bench/{n}"), format!("a value of some forty characters {n:06}"));
