@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::lease::{LeaseId, letters};
 use crate::principal::Tier;
-use crate::reference::SecretRef;
+use crate::reference::{SecretRef, Version};
 
 /// The name of one narrow session: `s-` and 24 letters and digits. It stands in the manager's log (as a tag, in the name of
 /// the session, in the metadata of a token) and in the audit record of every run that used the session.
@@ -85,7 +85,18 @@ impl Scope {
             hash.update(text);
         };
         [project, profile, person, tier.word()].into_iter().for_each(&mut add);
-        references.iter().for_each(|reference| add(&reference.to_string()));
+        for SecretRef { instance, path, field: _, version, options } in &references {
+            let version = match version {
+                Version::Current => ["current", ""],
+                Version::Previous => ["previous", ""],
+                Version::Pending => ["pending", ""],
+                Version::Id(id) => ["id", id],
+            };
+            [instance, path].into_iter().map(String::as_str).chain(version).for_each(&mut add);
+            options.iter().flat_map(|(name, value)| [name, value]).for_each(|text| add(text));
+            // Ends the options, which have names.
+            add("");
+        }
         let session = SessionId(letters(&hash.finalize()));
         let [project, profile, person] = [project, profile, person].map(str::to_owned);
         Self { session, project, profile, person, tier, lease: None, references }
@@ -120,6 +131,10 @@ mod tests {
         assert_eq!(one.session, scope("shop", "dev", &["org://a", "org://b"]).session);
         for other in [
             scope("shop", "dev", &["org://a"]),
+            scope("shop", "dev", &["org://a", "org://b?stage=previous"]),
+            scope("shop", "dev", &["org://a", "org://b?version=1"]),
+            scope("shop", "dev", &["org://a", "org://b?x=1"]),
+            scope("shop", "dev", &["org://a?x=1", "org://b"]),
             scope("sho", "pdev", &["org://a", "org://b"]),
             scope("shop", "migrate", &["org://a", "org://b"]),
             Scope::new(&[8; 32], "shop", "dev", "ada", Tier::Unattended, one.references.clone()),

@@ -166,6 +166,10 @@ impl Provider for Cached {
         done
     }
 
+    fn can_narrow(&self) -> bool {
+        self.cache.below.can_narrow()
+    }
+
     fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
         self.cache.below.narrowed(scope)
     }

@@ -340,6 +340,11 @@ pub trait Provider: Send + Sync + fmt::Debug {
         }
     }
 
+    /// Tells whether it can be narrowed at all. Asked before each run: quick.
+    fn can_narrow(&self) -> bool {
+        false
+    }
+
     /// Returns this provider narrowed to what one scope needs, with a session of its own at the manager; nothing where its
     /// settings, or its manager, know no narrower session. Quick, and reaches nobody.
     ///

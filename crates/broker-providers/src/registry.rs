@@ -224,6 +224,9 @@ impl Registry {
         lease: Option<LeaseId>,
     ) -> Result<Opened, ProviderError> {
         let base = self.open(name, instance, sign_in)?;
+        if !base.provider.can_narrow() {
+            return Ok(base);
+        }
         if let Some(lease) = lease.filter(|_| instance.settings.session.as_deref() == Some("per-run")) {
             let narrowed = base.provider.narrowed(&Arc::new(scope.of_run(lease)))?;
             return Ok(narrowed.map_or(base.clone(), |provider| Opened { provider, ..base }));

@@ -340,6 +340,10 @@ impl Provider for Vault {
         done.await.map_err(|fault| self.error(fault, Some(reference)))
     }
 
+    fn can_narrow(&self) -> bool {
+        true
+    }
+
     fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
         if self.settings.settings.session.as_deref() == Some("shared") {
             return Ok(None);

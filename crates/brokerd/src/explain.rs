@@ -25,7 +25,10 @@ pub(crate) fn explain(broker: &Broker, peer: &Peer, ask: &Ask) -> Result<Explain
     let secret = |wanted: &Wanted| ExplainedSecret {
         name: wanted.name.clone().unwrap_or_default(),
         reference: wanted.reference.to_string(),
-        kind: subject.instance(&wanted.reference.instance).map(|instance| instance.settings.kind).unwrap_or_default(),
+        kind: subject
+            .instance(&wanted.reference.instance)
+            .map(|instance| instance.settings.kind.clone())
+            .unwrap_or_default(),
         required: wanted.required,
         description: wanted.description.clone(),
     };

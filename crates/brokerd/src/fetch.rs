@@ -142,7 +142,7 @@ impl Stores {
         ask: &Ask,
     ) -> Result<Option<Run>, Refusal> {
         let Some(lease) = lease else { return Ok(None) };
-        let (instances, references): (Vec<_>, Vec<_>) = permit.subject().keys()?.into_iter().unzip();
+        let (instances, references): (Vec<_>, Vec<_>) = permit.subject().keys()?.iter().cloned().unzip();
         let options = ResolveOptions { refresh: ask.refresh, offline: ask.offline, deadline: None, run: None };
         let results = resolve(&references, options, |name| self.open_for(permit, Some(lease), name, sign_in)).await;
         let mut keys = HashMap::new();
@@ -172,7 +172,7 @@ impl Stores {
     ) -> Result<Vec<(String, SessionPolicy)>, Refusal> {
         let mut all = Vec::new();
         for (name, instance) in subject.instances() {
-            let opened = self.registry.open_for(&name, &instance, sign_in, scope, None)?;
+            let opened = self.registry.open_for(name, instance, sign_in, scope, None)?;
             all.extend(opened.provider.session_policies().into_iter().map(|policy| (name.clone(), policy)));
         }
         Ok(all)
@@ -406,7 +406,7 @@ impl Stores {
 
     /// Opens an instance for what changes or lists secrets: with the whole sign-in.
     fn open(&self, subject: &Subject, name: &str, sign_in: &SignIn) -> Result<Opened, ProviderError> {
-        self.registry.open(name, &known(subject, name)?, sign_in)
+        self.registry.open(name, known(subject, name)?.as_ref(), sign_in)
     }
 
     /// Opens an instance for what was permitted, narrowed to it.
@@ -417,11 +417,11 @@ impl Stores {
         name: &str,
         sign_in: &SignIn,
     ) -> Result<Opened, ProviderError> {
-        self.registry.open_for(name, &known(permit.subject(), name)?, sign_in, permit.scope(), lease)
+        self.registry.open_for(name, known(permit.subject(), name)?.as_ref(), sign_in, permit.scope(), lease)
     }
 }
 
-fn known(subject: &Subject, name: &str) -> Result<Instance, ProviderError> {
+fn known(subject: &Subject, name: &str) -> Result<Arc<Instance>, ProviderError> {
     subject.instance(name).ok_or_else(|| ProviderError {
         kind: ErrorKind::Unsupported,
         instance: name.to_owned(),
@@ -438,7 +438,7 @@ fn deadline(timing: Timing) -> Instant {
 
 /// Returns the names of the credentials that the subject's instances sign in with.
 pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<String> {
-    let settings = subject.instances().into_iter().map(|(_, instance)| instance.settings);
+    let settings = subject.instances().values().map(|instance| &instance.settings);
     let names = settings.filter_map(|settings| {
         let names = Kind::named(&settings.kind)?.bootstrap_names(&settings);
         Some(names.into_iter().map(str::to_owned).collect::<Vec<_>>())

@@ -60,6 +60,8 @@ struct State {
     ending: HashSet<LeaseId>,
     by_expiry: BTreeMap<(Duration, LeaseId), ()>,
     by_process: HashMap<ProcessId, Vec<LeaseId>>,
+    /// How many are live of each project that has any.
+    by_project: HashMap<String, usize>,
 }
 
 struct Live {
@@ -87,6 +89,7 @@ impl Leases {
         state.by_expiry.insert((ends, id), ());
         let first = !state.by_process.contains_key(&process);
         state.by_process.entry(process.clone()).or_default().push(id);
+        *state.by_project.entry(lease.project.clone()).or_default() += 1;
         state.live.insert(id, Live { lease, ends, pidfd: pidfd.clone(), _endpoints: endpoints });
         drop(state);
         self.began.notify_one();
@@ -193,6 +196,12 @@ impl Leases {
         let mut state = self.lock();
         let Some(Live { lease, ends, pidfd, .. }) = state.live.remove(&id) else { return false };
         state.by_expiry.remove(&(ends, id));
+        if let Some(count) = state.by_project.get_mut(&lease.project) {
+            *count -= 1;
+            if *count == 0 {
+                state.by_project.remove(&lease.project);
+            }
+        }
         // The watch of the process goes on while the process lives: a later lease joins it.
         if let Some(ids) = state.by_process.get_mut(&lease.process) {
             ids.retain(|other| *other != id);
@@ -301,7 +310,7 @@ impl Leases {
 
     /// Returns how many leases of a project are live.
     pub(crate) fn count_of(&self, project: &str) -> usize {
-        self.lock().live.values().filter(|live| live.lease.project == project).count()
+        self.lock().by_project.get(project).copied().unwrap_or_default()
     }
 
     /// Takes up the leases that an earlier daemon left: those whose process still runs go on, the others end. What was

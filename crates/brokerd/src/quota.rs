@@ -67,6 +67,9 @@ impl Exceeded {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// How many projects are remembered before those are forgotten that had nothing lately.
+const MANY: usize = 256;
+
 /// What every project had within the last minute.
 #[derive(Default)]
 pub(crate) struct Quota {
@@ -98,6 +101,10 @@ impl Quota {
     ) -> Result<(), Exceeded> {
         let of = |limit: u32| (project.to_owned(), limit);
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        if projects.len() >= MANY && !projects.contains_key(project) {
+            // Names of projects are free: those that had nothing lately are forgotten.
+            projects.retain(|_, recent| recent.is_any_after(now));
+        }
         let recent = projects.entry(project.to_owned()).or_default();
         recent.forget_before(now);
         if live + recent.pending >= limits.leases as usize {
@@ -131,10 +138,6 @@ impl Quota {
         let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = projects.entry(project.to_owned()).or_default();
         recent.issued.extend(std::iter::repeat_n(now, count));
-        projects.retain(|_, recent| {
-            recent.forget_before(now);
-            recent.pending > 0 || !recent.begun.is_empty() || !recent.issued.is_empty()
-        });
     }
 }
 
@@ -148,6 +151,11 @@ pub(crate) struct Issues {
 }
 
 impl Recent {
+    fn is_any_after(&mut self, now: Duration) -> bool {
+        self.forget_before(now);
+        self.pending > 0 || !self.begun.is_empty() || !self.issued.is_empty()
+    }
+
     fn forget_before(&mut self, now: Duration) {
         for moments in [&mut self.begun, &mut self.issued] {
             while moments.front().is_some_and(|moment| now.saturating_sub(*moment) >= MINUTE) {

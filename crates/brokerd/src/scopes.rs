@@ -43,7 +43,7 @@ impl Scopes {
         let nonce = *self.nonce.lock().unwrap_or_else(PoisonError::into_inner);
         let project = subject.project.as_ref().map_or("", |project| &project.manifest.project.name);
         let wanted = subject.wanted.iter().map(|wanted| wanted.reference.clone());
-        let keys = subject.keys()?.into_iter().map(|(_, reference)| reference);
+        let keys = subject.keys()?.iter().map(|(_, reference)| reference.clone());
         let (profile, tier) = (&subject.profile, principal.tier());
         Ok(Arc::new(Scope::new(&nonce, project, profile, &self.person, tier, wanted.chain(keys))))
     }

@@ -87,7 +87,7 @@ pub(crate) async fn logins(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Log
     let mut logins = Vec::new();
     for instance in Subject::instances_in_sight(broker, &ask)? {
         let Ok(subject) = Subject::of_instance(broker, &ask, &instance) else { continue };
-        let kind = subject.instance(&instance).map(|known| known.settings.kind).unwrap_or_default();
+        let kind = subject.instance(&instance).map(|known| known.settings.kind.clone()).unwrap_or_default();
         let (state, session) = match broker.stores.way_to_sign_in(&subject, &instance, &sign_in_of(&ask)) {
             Ok(None) => ("not-needed", None),
             // Its settings make no sense; the first request for a secret says so.

@@ -1,6 +1,7 @@
 //! What a request is about, once its words are resolved: which secrets, in which project, for how long.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use broker_core::generate::Generate;
@@ -74,6 +75,19 @@ pub(crate) struct Subject {
     pub(crate) withheld: Vec<String>,
     /// How long a grant may last at most.
     pub(crate) ttl: Duration,
+    /// Looked up once: settings are large, and asked for many times in one request.
+    sources: OnceLock<Sources>,
+}
+
+/// Where a request reads.
+#[derive(Clone, Debug, Default)]
+struct Sources {
+    /// The instances that are wanted of, and those that keep their keys, by name.
+    instances: BTreeMap<String, Arc<Instance>>,
+    /// The references of the keys that the former sign with, by instance.
+    keys: Vec<(String, SecretRef)>,
+    /// An instance whose `key` is no reference.
+    without_key: Option<String>,
 }
 
 impl Subject {
@@ -97,6 +111,7 @@ impl Subject {
             ttl: selection.ttl,
             project: Some(project.clone()),
             config,
+            sources: OnceLock::new(),
         })
     }
 
@@ -130,6 +145,7 @@ impl Subject {
             wanted: vec![wanted],
             withheld: Vec::new(),
             ttl: Duration::ZERO,
+            sources: OnceLock::new(),
         };
         let instance = &subject.wanted[0].reference.instance;
         match subject.instance(instance) {
@@ -148,6 +164,7 @@ impl Subject {
             wanted: Vec::new(),
             withheld: Vec::new(),
             ttl: Duration::ZERO,
+            sources: OnceLock::new(),
         };
         match subject.instance(instance) {
             Some(_) if subject.config.instance(instance).is_some() => Ok(Self { project: None, ..subject }),
@@ -169,59 +186,75 @@ impl Subject {
         Ok(names)
     }
 
-    /// Returns the settings of an instance, of the configuration first, then of the manifest.
-    pub(crate) fn instance(&self, name: &str) -> Option<Instance> {
-        match &self.project {
+    /// Returns an instance, of the configuration first, then of the manifest.
+    pub(crate) fn instance(&self, name: &str) -> Option<Arc<Instance>> {
+        self.sources().instances.get(name).cloned().or_else(|| self.look_up(name))
+    }
+
+    fn look_up(&self, name: &str) -> Option<Arc<Instance>> {
+        let found = match &self.project {
             Some(project) => project.instance(name, &self.config),
             None => self.config.instance(name),
-        }
+        };
+        found.map(Arc::new)
+    }
+
+    fn sources(&self) -> &Sources {
+        self.sources.get_or_init(|| {
+            let mut sources = Sources::default();
+            for Wanted { reference, .. } in &self.wanted {
+                if sources.instances.contains_key(&reference.instance) {
+                    continue;
+                }
+                let Some(instance) = self.look_up(&reference.instance) else { continue };
+                match instance.settings.key.as_deref().map(str::parse) {
+                    Some(Ok(key)) => sources.keys.push((reference.instance.clone(), key)),
+                    Some(Err(_)) => sources.without_key = Some(reference.instance.clone()),
+                    None => {}
+                }
+                sources.instances.insert(reference.instance.clone(), instance);
+            }
+            let keeper = |(_, key): &(String, SecretRef)| Some((key.instance.clone(), self.look_up(&key.instance)?));
+            let keepers: Vec<_> = sources.keys.iter().filter_map(keeper).collect();
+            sources.instances.extend(keepers);
+            sources
+        })
     }
 
     /// Returns every reference that this request reads: those that are wanted, and the keys that instances sign with.
     pub(crate) fn references(&self) -> Vec<SecretRef> {
         let wanted = self.wanted.iter().map(|wanted| wanted.reference.clone());
-        // A key that is no reference refuses the request before anything is read.
-        let keys = self.keys().unwrap_or_default().into_iter().map(|(_, reference)| reference);
-        wanted.chain(keys).collect()
+        wanted.chain(self.sources().keys.iter().map(|(_, reference)| reference.clone())).collect()
     }
 
     /// Returns every instance that this request reads of, by name: those that are wanted of, and those that keep their keys.
-    pub(crate) fn instances(&self) -> Vec<(String, Instance)> {
-        self.instances_of(&self.references())
-    }
-
-    fn instances_of(&self, references: &[SecretRef]) -> Vec<(String, Instance)> {
-        let mut names: Vec<&str> = references.iter().map(|reference| reference.instance.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names.into_iter().filter_map(|name| Some((name.to_owned(), self.instance(name)?))).collect()
+    pub(crate) fn instances(&self) -> &BTreeMap<String, Arc<Instance>> {
+        &self.sources().instances
     }
 
     /// Returns the references of the keys that the instances of this request sign with, by instance.
     ///
     /// # Errors
     /// A `key` that is no reference.
-    pub(crate) fn keys(&self) -> Result<Vec<(String, SecretRef)>, Refusal> {
-        let key = |(name, instance): (String, Instance)| Some((name, instance.settings.key?));
-        let read = |(name, key): (String, String)| match key.parse() {
-            Ok(reference) => Ok((name, reference)),
+    pub(crate) fn keys(&self) -> Result<&[(String, SecretRef)], Refusal> {
+        match &self.sources().without_key {
             // The key itself may stand where its reference belongs.
-            Err(_) => Err(Refusal::KeyIsNoReference(name)),
-        };
-        let wanted: Vec<_> = self.wanted.iter().map(|wanted| wanted.reference.clone()).collect();
-        self.instances_of(&wanted).into_iter().filter_map(key).map(read).collect()
+            Some(instance) => Err(Refusal::KeyIsNoReference(instance.clone())),
+            None => Ok(&self.sources().keys),
+        }
     }
 
     /// Returns how much of what this request wants is issued, as far as that is known before asking.
     pub(crate) fn issues(&self) -> Issues {
-        let mut known: Vec<SecretRef> = self.wanted.iter().map(|wanted| wanted.reference.whole()).collect();
-        known.sort_unstable();
-        known.dedup();
         let mut issues = Issues::default();
-        for kind in known.iter().filter_map(|reference| Kind::named(&self.instance(&reference.instance)?.settings.kind))
-        {
-            issues.sure += usize::from(kind.capabilities.issues);
+        for (name, instance) in self.instances() {
+            let Some(kind) = Kind::named(&instance.settings.kind) else { continue };
             issues.perhaps |= kind.issues_too;
+            if kind.capabilities.issues {
+                let of = self.wanted.iter().filter(|wanted| wanted.reference.instance == *name);
+                let wholes: BTreeSet<SecretRef> = of.map(|wanted| wanted.reference.whole()).collect();
+                issues.sure += wholes.len();
+            }
         }
         issues
     }

@@ -349,6 +349,10 @@ impl Provider for AwsSecretsManager {
         done.await.map_err(|fault| self.error(fault, Some(reference), None))
     }
 
+    fn can_narrow(&self) -> bool {
+        true
+    }
+
     fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
         let (replicas, endpoint, http) = (self.replicas.clone(), self.endpoint.clone(), self.http.clone());
         let (known, reads) = (Arc::clone(&self.known), Arc::clone(&self.reads));

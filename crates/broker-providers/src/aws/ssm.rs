@@ -328,6 +328,10 @@ impl Provider for AwsParameterStore {
         done.await.map_err(|fault| self.error(fault, Some(reference), None))
     }
 
+    fn can_narrow(&self) -> bool {
+        true
+    }
+
     fn narrowed(&self, scope: &Arc<Scope>) -> Result<Option<Arc<dyn Provider>>, ProviderError> {
         let (api, reads) = (self.api.clone(), Arc::clone(&self.reads));
         let open = move |session| -> Arc<dyn Provider> {
