@@ -440,7 +440,7 @@ fn deadline(timing: Timing) -> Instant {
 pub(crate) fn bootstrap_of(subject: &Subject) -> Vec<String> {
     let settings = subject.instances().values().map(|instance| &instance.settings);
     let names = settings.filter_map(|settings| {
-        let names = Kind::named(&settings.kind)?.bootstrap_names(&settings);
+        let names = Kind::named(&settings.kind)?.bootstrap_names(settings);
         Some(names.into_iter().map(str::to_owned).collect::<Vec<_>>())
     });
     let mut names: Vec<_> = names.flatten().collect();
