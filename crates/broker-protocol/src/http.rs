@@ -285,11 +285,13 @@ mod tests {
         let peer = thread::spawn(move || {
             let _ = server.write_all(b"HTTP/1.1 200 OK\r\nx: ");
             let _ = server.write_all(&[b'a'; 64 << 10]);
+            // Open until the request was sent, which it would find closed else.
+            server
         });
         let error = exchange(&mut client, "GET", "/", None, MOMENT, None).err().unwrap();
         assert!(matches!(error, HttpError::TooLarge), "{error:?}");
         drop(client);
-        peer.join().unwrap();
+        drop(peer.join().unwrap());
     }
 
     #[test]
