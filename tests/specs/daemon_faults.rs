@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use broker_tests::fake_daemon::{FakeDaemon, Habit};
 use broker_tests::home::Home;
 use broker_tests::wire::Wire;
-use broker_tests::{deadline, process, programs};
+use broker_tests::{deadline, process, programs, user};
 use serde_json::json;
 
 use crate::shop::{Shop, one};
@@ -133,27 +133,40 @@ fn a_daemon_of_another_home_is_refused_with_words() {
     }
 }
 
-/// It begins once more with the environment that every daemon has, so this looks at what the kernel says of the process.
+/// It begins once more with the environment that every daemon has, so this looks at what the kernel says of the process. A
+/// keeper does the same. Neither goes on while somebody traces it, as here, and could see everything that it will hold.
 #[test]
-fn a_daemon_run_by_hand_keeps_no_variable_of_its_shell() {
-    let home = Home::new();
-    let program = programs::directory().join("brokerd");
-    let running = home
-        .run(program)
-        .args(["run"])
-        .env("SSL_CERT_FILE", "/nonexistent/evil.pem")
-        .env("HTTPS_PROXY", "http://127.0.0.1:9")
-        .env("BROKER_LOG", "debug")
-        .through(["strace", "-f", "-e", "trace=execve", "-v", "-s", "4096"])
-        .start();
-    deadline::until_true("the daemon listens", || home.socket().exists());
-    home.broker(["daemon", "stop"]).succeed();
-    let said = running.finish().err();
-    let begun: Vec<_> = said.lines().filter(|line| line.contains("execve(")).collect();
-    let last = begun.last().expect("it began");
-    assert!(begun.len() == 2 && begun[0].contains("SSL_CERT_FILE"), "{said}");
-    assert!(last.contains("BROKER_LOG=debug") && last.contains("HOME="), "{last}");
-    assert!(!last.contains("SSL_CERT_FILE") && !last.contains("HTTPS_PROXY"), "{last}");
+fn a_daemon_or_keeper_run_by_hand_keeps_no_variable_of_its_shell_and_no_tracer() {
+    for word in ["run", "keep"] {
+        let home = Home::new();
+        let program = programs::directory().join("brokerd");
+        let running = home
+            .run(program)
+            .args([word])
+            .env("SSL_CERT_FILE", "/nonexistent/evil.pem")
+            .env("HTTPS_PROXY", "http://127.0.0.1:9")
+            .env("BROKER_LOG", "debug")
+            .through(["strace", "-f", "-e", "trace=execve", "-v", "-s", "4096"])
+            .start();
+        if user::is_root() {
+            // Who sees everything anyway may look.
+            deadline::until_true("the daemon listens", || home.socket().exists());
+            home.broker(["daemon", "stop"]).succeed();
+        }
+        let outcome = running.finish();
+        let said = outcome.err();
+        let begun: Vec<_> = said.lines().filter(|line| line.contains("execve(")).collect();
+        let last = begun.last().expect("it began");
+        assert!(begun.len() == 2 && begun[0].contains("SSL_CERT_FILE"), "{said}");
+        assert!(last.contains("BROKER_LOG=debug") && last.contains("HOME="), "{last}");
+        assert!(!last.contains("SSL_CERT_FILE") && !last.contains("HTTPS_PROXY"), "{last}");
+        if !user::is_root() {
+            assert_eq!(outcome.code(), 1, "{word}");
+            let told = outcome.out() + &said;
+            assert!(told.contains("cannot be protected: process") && told.contains("traces it"), "{told}");
+        }
+        assert!(!home.socket().exists());
+    }
 }
 
 #[test]

@@ -142,10 +142,10 @@ fn a_grandchild_is_served_and_a_wrong_token_is_not() {
             try: return urllib.request.urlopen(urllib.request.Request(url, headers=headers)).status\n    \
             except urllib.error.HTTPError as error: return error.code\n\
         if len(sys.argv) == 1:\n    \
-            print(ask(url, Authorization=token), ask(url, Authorization='x'), ask(url), ask(url + '/x', Authorization=token), flush=True)\n    \
+            print(ask(url, Authorization=token), ask(url, Authorization='x'), ask(url), ask(url + '/x', Authorization=token), ask(url, Authorization=token, Host='evil.example'), flush=True)\n    \
             subprocess.run([sys.executable, '-c', open('/proc/self/cmdline').read().split(chr(0))[2], 'again'])\n\
         else:\n    print(ask(url, Authorization=token))\n";
-    assert_eq!(python(&project, program, &[]).succeed().out(), "200 401 401 404\n200\n");
+    assert_eq!(python(&project, program, &[]).succeed().out(), "200 401 401 404 403\n200\n");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use broker_tests::project::Project;
 use broker_tests::run::Running;
 use broker_tests::{deadline, process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::vault_shop::{SOON, VaultShop};
 
@@ -185,6 +185,23 @@ fn a_check_has_an_account_made_and_gives_it_back() {
     shop.until_nothing_is_alive();
 }
 
+/// The sign-in's policies let the token of a run do everything but end itself.
+#[test]
+fn a_refusal_to_revoke_is_not_taken_for_an_end() {
+    let shop = VaultShop::new("1h", "15m");
+    let project = shop.project("");
+    let (running, account) = started(&shop, &project);
+    let forbidden = json!({ "policy": "path \"auth/token/revoke-self\" { capabilities = [\"deny\"] }" });
+    shop.set("PUT", "sys/policies/acl/accounts", &forbidden);
+    let said = shop.home.broker(["lease", "end", "--all"]).succeed().err();
+    assert!(said.contains("waits for a manager"), "{said}");
+    assert!(shop.accounts().contains(&account) && shop.home.audited("lease-ended").is_empty());
+    shop.set("PUT", "sys/policies/acl/accounts", &json!({ "policy": "" }));
+    shop.until_nothing_is_alive();
+    assert_eq!(ended(&shop)["credentials"][0]["end"], "revoked");
+    running.finish().expect_code(0);
+}
+
 #[test]
 fn what_is_issued_for_runs_is_shown_to_nobody() {
     let shop = VaultShop::new("1h", "15m");
@@ -220,6 +237,8 @@ fn a_loop_cannot_have_a_thousand_accounts_made() {
     refused.expect_error(125, "quota").expect_words(["3 credentials were issued", "`issued-per-minute`"]);
     let last = shop.home.audited("request").pop().expect("it is on record");
     assert_eq!((&last["decision"]["effect"], &last["decision"]["rule"]), (&"deny".into(), &"quota".into()), "{last}");
+    // Nor does a check, which has one made to see whether it can be.
+    project.broker(["check"]).run().expect_error(1, "quota");
     shop.until_nothing_is_alive();
 }
 

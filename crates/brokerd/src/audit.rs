@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,10 @@ pub(crate) const GROUP: Duration = Duration::from_millis(100);
 
 /// Size at which the log is set aside as `audit.N.jsonl`.
 const ROTATE_BYTES: u64 = 32 << 20;
+
+/// Longest line that is read back, and most bytes of a log: neither is longer than what is written here.
+const MAX_LINE: u64 = 8 << 20;
+const MAX_READ: u64 = 4 * ROTATE_BYTES;
 
 /// The log of one daemon.
 pub(crate) struct Audit {
@@ -135,7 +139,9 @@ impl Audit {
     pub(crate) fn open_leases(&self) -> Vec<(Lease, Option<LeaseEnd>)> {
         let Ok(file) = regular::open(&self.path, OpenOptions::new().read(true)) else { return Vec::new() };
         let mut open: BTreeMap<LeaseId, (Lease, Option<LeaseEnd>)> = BTreeMap::new();
-        for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+        let mut reader = BufReader::new(file.take(MAX_READ));
+        let mut line = Vec::new();
+        while read_line(&mut reader, &mut line).unwrap_or(false) {
             match serde_json::from_slice::<Record>(&line).map(|record| record.event) {
                 Ok(Event::Request { lease: Some(lease), .. }) => drop(open.insert(lease.id, (*lease, None))),
                 Ok(Event::Issued { lease, credentials }) => {
@@ -166,6 +172,29 @@ impl Audit {
         }
         slot.as_mut().ok_or_else(|| io::Error::other("the log is not open"))
     }
+}
+
+/// Reads the next line; one that is too long is passed over and read as empty. Tells whether there was one.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    if reader.by_ref().take(MAX_LINE).read_until(b'\n', line)? == 0 {
+        return Ok(false);
+    }
+    if line.last() != Some(&b'\n') {
+        line.clear();
+        line.shrink_to_fit();
+        loop {
+            let (used, is_over) = match reader.fill_buf()? {
+                [] => (0, true),
+                part => part.iter().position(|byte| *byte == b'\n').map_or((part.len(), false), |at| (at + 1, true)),
+            };
+            reader.consume(used);
+            if is_over {
+                break;
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn line(record: &Record) -> String {
@@ -213,6 +242,18 @@ mod tests {
         let lines: Vec<_> = text(&path).lines().map(str::to_owned).collect();
         assert_eq!(lines[0], "{\"time\":\"2026");
         assert!(serde_json::from_str::<Record>(&lines[1]).is_ok());
+    }
+
+    #[test]
+    fn a_line_without_end_is_passed_over_and_not_held() {
+        let endless = vec![b'x'; usize::try_from(MAX_LINE).unwrap() + 10];
+        let text = [&endless[..], b"\nnext\n", &endless[..]].concat();
+        let (mut reader, mut line) = (BufReader::new(&text[..]), Vec::new());
+        let mut lines = Vec::new();
+        while read_line(&mut reader, &mut line).unwrap() {
+            lines.push(String::from_utf8(line.clone()).unwrap());
+        }
+        assert_eq!(lines, ["", "next\n", ""]);
     }
 
     #[test]

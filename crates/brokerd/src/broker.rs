@@ -172,14 +172,11 @@ impl Broker {
 
     /// Ends what only this daemon can revoke, writes the last record and puts the log on the disk.
     pub(crate) async fn end(&self, reason: &str) {
-        if self.leases.end_revocable(LeaseEnd::Stopped) > 0 {
-            let left = self.leases.settled(LAST_REVOCATIONS).await;
-            if left > 0 {
-                tracing::error!(
-                    left,
-                    "the managers of some leases could not be asked; what they issued ends by itself"
-                );
-            }
+        self.leases.end_revocable(LeaseEnd::Stopped);
+        // Those too that were under way already.
+        let left = self.leases.settled(LAST_REVOCATIONS).await;
+        if left > 0 {
+            tracing::error!(left, "the managers of some leases could not be asked; what they issued ends by itself");
         }
         if let Err(error) = self.audit.append(Event::DaemonStopped { reason: reason.to_owned() }) {
             tracing::error!(%error, "the end of the daemon is not recorded");

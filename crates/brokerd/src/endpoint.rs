@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
+use broker_core::principal::ProcessId;
 use broker_core::reference::SecretRef;
 use broker_core::secret::{SecretValue, SharedValue};
 use broker_providers::issue::{Credential, Issued};
@@ -26,16 +27,24 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_io_timeout::TimeoutStream;
 
 use crate::endpoint::caller::{Caller, is_of_run};
 use crate::leases::Leases;
 
 /// How many connections of one run are open at once; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 64;
+
+/// How many connections are looked at, whose they are, at the same time.
+const MAX_LOOKS: usize = 8;
+
+/// What is said to others.
+const NOT_OURS: &str = "this endpoint serves the processes of one run, and this is none of them";
 
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -76,7 +85,9 @@ struct Server {
     opened: Opened,
     run: Run,
     /// The process at the root of the run.
-    root: i32,
+    root: ProcessId,
+    /// What a request names as its host. A browser that was led here by a name of its own names that.
+    host: String,
     uid: u32,
     /// What a request of AWS's protocol has to show; the other protocol knows nothing of the kind.
     token: SharedValue,
@@ -116,7 +127,7 @@ pub(crate) type Variables = Vec<(String, SharedValue)>;
 pub(crate) async fn serve(
     seed: Seed,
     leases: &Arc<Leases>,
-    root: i32,
+    root: ProcessId,
     uid: u32,
 ) -> Result<(Serving, Variables), std::io::Error> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -132,6 +143,7 @@ pub(crate) async fn serve(
         protocol: seed.protocol,
         opened: seed.opened,
         run: seed.run,
+        host: address.to_string(),
         root,
         uid,
         token,
@@ -152,18 +164,27 @@ fn token() -> std::io::Result<SecretValue> {
 /// Accepts until it is aborted; the connections end with it.
 async fn accept(listener: TcpListener, address: SocketAddr, server: Arc<Server>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let looks = Arc::new(Semaphore::new(MAX_LOOKS));
     let mut open = tokio::task::JoinSet::new();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(look) = looks.clone().acquire_owned().await else { return };
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors: those who are served already will give some back.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let server = server.clone();
+        let (server, places) = (server.clone(), places.clone());
         open.spawn(async move {
-            let _place = place;
-            connection(stream, Caller { local: address, peer }, server).await;
+            let caller = Caller { local: address, peer };
+            // Before it takes a place: who is not of the run cannot keep the run from its own.
+            let is_ours = server.is_ours(caller).await;
+            drop(look);
+            if !is_ours {
+                tracing::warn!(lease = %server.run.order.lease, "an endpoint was asked by a process that is not of its run");
+                return turn_away(stream).await;
+            }
+            let Ok(_place) = places.acquire_owned().await else { return };
+            connection(stream, caller, server).await;
         });
         while open.try_join_next().is_some() {}
     }
@@ -176,27 +197,33 @@ async fn connection(stream: TcpStream, caller: Caller, server: Arc<Server>) {
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(SILENCE);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(SILENCE));
+    if let Err(error) = http.serve_connection(TokioIo::new(Box::pin(stream)), service).await {
         tracing::debug!(%error, "a connection to an endpoint ended early");
     }
 }
 
 impl Server {
     async fn answer(&self, request: &Request<Incoming>, caller: Caller) -> Response<Body> {
-        let (root, uid) = (self.root, self.uid);
-        // Reads files of the kernel, many of them for a large run.
-        let is_ours = tokio::task::spawn_blocking(move || is_of_run(caller, root, uid)).await.unwrap_or(false);
-        if !is_ours {
-            tracing::warn!(lease = %self.run.order.lease, "an endpoint was asked by a process that is not of its run");
-            return refused(
-                StatusCode::FORBIDDEN,
-                "this endpoint serves the processes of one run, and this is none of them",
-            );
+        // Once more: a connection can be handed to another process.
+        if !self.is_ours(caller).await {
+            return refused(StatusCode::FORBIDDEN, NOT_OURS);
+        }
+        if request.headers().get(header::HOST).is_none_or(|host| host != self.host.as_str()) {
+            return refused(StatusCode::FORBIDDEN, "the request names another host than this endpoint");
         }
         match self.protocol {
             Endpoint::AwsContainer => aws::answer(self, request).await,
             Endpoint::GceMetadata => gce::answer(self, request).await,
         }
+    }
+
+    /// Tells whether a connection is of a process of the run.
+    async fn is_ours(&self, caller: Caller) -> bool {
+        let (root, uid) = (self.root.clone(), self.uid);
+        // Reads files of the kernel, many of them for a large run.
+        tokio::task::spawn_blocking(move || is_of_run(caller, &root, uid)).await.unwrap_or(false)
     }
 
     /// Returns what is to be served, issued anew where it is no longer young.
@@ -241,6 +268,23 @@ impl Server {
     fn held(&self) -> Fresh {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Tells a process that is not of the run so, whatever it was about to ask, and hangs up.
+async fn turn_away(mut stream: TcpStream) {
+    let body = format!("{{\"code\":\"Forbidden\",\"message\":\"{NOT_OURS}\"}}");
+    let head = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+    let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+    let told = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What it sent is read before the end, or the kernel takes the answer back.
+        let mut asked = [0; 4096];
+        while stream.read(&mut asked).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // Whoever does not listen is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
 }
 
 /// Answers with JSON that holds a credential.

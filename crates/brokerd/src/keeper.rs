@@ -85,6 +85,11 @@ struct Keeper {
 
 /// Keeps the daemon until it was asked to end. Readiness or failure is reported as one line on standard output.
 pub(crate) fn keep() -> ExitCode {
+    // Whoever starts it by hand does not choose what every daemon loads and believes.
+    if let Err(error) = run::begin_with_clean_environment("keep") {
+        detach::report(&format!("error: {error}"));
+        return ExitCode::FAILURE;
+    }
     detach::begin_session();
     // Whoever starts it by hand may be anywhere.
     let _ = std::env::set_current_dir("/");
@@ -163,14 +168,16 @@ impl Keeper {
                 return Ok(ExitCode::SUCCESS);
             }
             let taken = ended.status.exit_status() == Some(i32::from(TAKEN));
-            if taken && is_served(&self.place) {
+            // Once a daemon of its own was ready there may be something in the memory that is not given up to whoever
+            // took the place of that daemon.
+            if taken && self.awaited && is_served(&self.place) {
                 self.tell("ready");
                 return Ok(ExitCode::SUCCESS);
             }
             // A daemon that is ending still holds its lock for a moment.
             let patient = taken && begun.elapsed() < SERVED_WITHIN;
             failures = if ended.said == "ready" { 0 } else { failures + 1 };
-            if failures > MAX_FAILURES || self.awaited && !patient {
+            if self.awaited && (failures > MAX_FAILURES || !patient) {
                 self.tell(&ended.said);
                 return Ok(ExitCode::FAILURE);
             }

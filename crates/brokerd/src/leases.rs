@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::audit::{Audit, AuditError};
 use crate::endpoint::Serving;
 use crate::fetch::Stores;
-use crate::ledger::Ledger;
+use crate::ledger::{Entry, Ledger};
 use crate::revocation;
 
 /// Longest sleep between two looks at the clock: a suspended machine wakes with timers that slept too.
@@ -62,6 +62,10 @@ struct State {
     by_process: HashMap<ProcessId, Vec<LeaseId>>,
     /// How many are live of each project that has any.
     by_project: HashMap<String, usize>,
+    /// How often all leases were ended.
+    epoch: u64,
+    /// How many tasks end what belongs to no lease.
+    strays: usize,
 }
 
 struct Live {
@@ -80,12 +84,27 @@ impl Leases {
         Arc::new(Self { audit, ledger, stores, state, began: Notify::new(), ended: Notify::new() })
     }
 
-    /// Begins a lease whose record is written already, and watches its process.
-    pub(crate) fn begin(self: &Arc<Self>, lease: Lease, pidfd: Arc<OwnedFd>, endpoints: Vec<Serving>) {
+    /// Returns the present epoch: another one begins whenever all leases are ended.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Begins a lease whose record is written already, and watches its process. Tells whether it did: not when all leases
+    /// were ended since `epoch`, and this one was too late to be among them.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        lease: Lease,
+        pidfd: Arc<OwnedFd>,
+        endpoints: Vec<Serving>,
+        epoch: u64,
+    ) -> bool {
         let ends = Duration::from_millis(lease.expires_since_boot_ms);
         let (id, process) = (lease.id, lease.process.clone());
         tracing::debug!(lease = %id, pid = process.pid, names = ?lease.names, "a lease begins");
         let mut state = self.lock();
+        if state.epoch != epoch {
+            return false;
+        }
         state.by_expiry.insert((ends, id), ());
         let first = !state.by_process.contains_key(&process);
         state.by_process.entry(process.clone()).or_default().push(id);
@@ -99,6 +118,7 @@ impl Leases {
         if self.ledger.of_lease(id).iter().any(|(_, ending)| ending.about.renewable) {
             tokio::spawn(self.clone().renew(id));
         }
+        true
     }
 
     /// Waits for the process to end and ends its leases.
@@ -250,8 +270,12 @@ impl Leases {
     }
 
     /// Ends what was issued under a lease that was never recorded: it served a look and no run.
-    pub(crate) fn give_back(&self, id: LeaseId) {
-        revocation::revoke_strays(&self.stores, &self.ledger, self.ledger.close(id));
+    /// Returns how much there was.
+    pub(crate) fn give_back(self: &Arc<Self>, id: LeaseId) -> usize {
+        let entries = self.ledger.close(id);
+        let count = entries.len();
+        self.revoke_strays(entries);
+        count
     }
 
     fn record_end(&self, lease: LeaseId, how: LeaseEnd, error: Option<ErrorCode>, credentials: Vec<EndedCredential>) {
@@ -270,7 +294,10 @@ impl Leases {
             tokio::pin!(ended);
             // Before the look, so that no end between the two is missed.
             ended.as_mut().enable();
-            let ending = self.lock().ending.len();
+            let ending = {
+                let state = self.lock();
+                state.ending.len() + state.strays
+            };
             if ending == 0 || tokio::time::timeout_at(until, ended).await.is_err() {
                 return ending;
             }
@@ -279,14 +306,22 @@ impl Leases {
 
     /// Ends every lease and returns how many there were.
     pub(crate) fn end_all(self: &Arc<Self>, how: LeaseEnd) -> usize {
-        let ids: Vec<_> = self.lock().live.keys().copied().collect();
+        let ids: Vec<_> = {
+            let mut state = self.lock();
+            state.epoch += 1;
+            state.live.keys().copied().collect()
+        };
         ids.into_iter().filter(|id| self.end(*id, how, None)).count()
     }
 
     /// Ends the leases for which something was issued that only this daemon can revoke, and returns how many there were.
     pub(crate) fn end_revocable(self: &Arc<Self>, how: LeaseEnd) -> usize {
         let is_revocable = |live: &Live| live.lease.credentials.iter().any(|credential| credential.revocable);
-        let ids: Vec<_> = self.lock().live.iter().filter(|(_, live)| is_revocable(live)).map(|(id, _)| *id).collect();
+        let ids: Vec<_> = {
+            let mut state = self.lock();
+            state.epoch += 1;
+            state.live.iter().filter(|(_, live)| is_revocable(live)).map(|(id, _)| *id).collect()
+        };
         ids.into_iter().filter(|id| self.end(*id, how, None)).count()
     }
 
@@ -326,13 +361,28 @@ impl Leases {
             match crate::peer::reopen(&lease.process) {
                 // Of this boot, since its process is: that clock stands still for nobody.
                 Some(pidfd) if Duration::from_millis(lease.expires_since_boot_ms) > since_boot() => {
-                    self.begin(lease, Arc::new(pidfd), Vec::new());
+                    self.begin(lease, Arc::new(pidfd), Vec::new(), self.epoch());
                 }
                 Some(_) => self.finish(lease.id, lease.credentials, LeaseEnd::Expired, None),
                 None => self.finish(lease.id, lease.credentials, LeaseEnd::Unattended, None),
             }
         }
-        revocation::revoke_strays(&self.stores, &self.ledger, self.ledger.strays(&known));
+        self.revoke_strays(self.ledger.strays(&known));
+    }
+
+    /// Ends entries that belong to no lease any more, with nobody waiting but a daemon that stops.
+    fn revoke_strays(self: &Arc<Self>, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        tracing::info!(count = entries.len(), "credentials of no lease are revoked");
+        self.lock().strays += 1;
+        let leases = self.clone();
+        tokio::spawn(async move {
+            revocation::revoke(&leases.stores, &leases.ledger, entries).await;
+            leases.lock().strays -= 1;
+            leases.ended.notify_waiters();
+        });
     }
 
     /// Ends leases whose time is up, until the daemon stops.
@@ -436,8 +486,8 @@ mod tests {
         let (leases, log) = book(&dir);
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let (process, pidfd) = process_of(child.id());
-        leases.begin(lease(1, &process, Duration::from_secs(600)), pidfd.clone(), Vec::new());
-        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new());
+        leases.begin(lease(1, &process, Duration::from_secs(600)), pidfd.clone(), Vec::new(), 0);
+        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new(), 0);
         assert_eq!(leases.count(), 2);
         child.kill().unwrap();
         child.wait().unwrap();
@@ -451,10 +501,25 @@ mod tests {
         let (leases, log) = book(&dir);
         tokio::spawn(leases.clone().expire());
         let (process, pidfd) = process_of(std::process::id());
-        leases.begin(lease(1, &process, Duration::from_millis(30)), pidfd.clone(), Vec::new());
-        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new());
+        leases.begin(lease(1, &process, Duration::from_millis(30)), pidfd.clone(), Vec::new(), 0);
+        leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new(), 0);
         until("the end of the short lease", || leases.count() == 1).await;
         assert!(std::fs::read_to_string(log).unwrap().contains("\"how\":\"expired\""));
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_under_way_when_all_were_ended_does_not_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let (leases, _) = book(&dir);
+        let (process, pidfd) = process_of(std::process::id());
+        let lasting = || lease(1, &process, Duration::from_secs(600));
+        let before = leases.epoch();
+        leases.end_all(LeaseEnd::Ended);
+        assert!(!leases.begin(lasting(), pidfd.clone(), Vec::new(), before));
+        assert_eq!(leases.count(), 0);
+        assert!(leases.begin(lasting(), pidfd.clone(), Vec::new(), leases.epoch()));
+        leases.end_revocable(LeaseEnd::Stopped);
+        assert!(!leases.begin(lease(2, &process, Duration::from_secs(600)), pidfd, Vec::new(), before + 1));
     }
 
     #[tokio::test]

@@ -19,6 +19,10 @@ use crate::ledger_memory::LedgerMemory;
 /// How long it is remembered that a run has ended: longer than any request of it can still be under way.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
+/// Longest description and longest credential of an entry, in bytes: one server is not to fill the ledger of all.
+const MAX_HEAD: usize = 64 << 10;
+const MAX_CREDENTIAL: usize = 16 << 10;
+
 /// The ledger of one daemon.
 pub(crate) struct Ledger {
     file: LedgerMemory,
@@ -110,6 +114,9 @@ impl broker_providers::issue::Ledger for Ledger {
         }
         // Plain data always has a JSON form.
         let head = serde_json::to_vec(&ending.about).map_err(io::Error::other)?;
+        if head.len() > MAX_HEAD || ending.credential.len() > MAX_CREDENTIAL {
+            return Err(io::Error::other("it is larger than any credential that is to be revoked").into());
+        }
         let id = EntryId(self.file.hold(&head, &ending.credential)?);
         book.entries.insert(id, Arc::new(ending.clone()));
         Ok(id)

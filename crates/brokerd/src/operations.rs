@@ -17,6 +17,7 @@ use jiff::Timestamp;
 
 use crate::broker::Broker;
 use crate::fetch::sign_in_of;
+use crate::leases::since_boot;
 use crate::peer::Peer;
 use crate::pipeline::{Delivery, control, new_lease_id, permit};
 use crate::refusal::Refusal;
@@ -28,7 +29,12 @@ pub(crate) async fn check(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Chec
     let subject = Subject::of_profile(broker, &ask)?;
     let permit = permit(broker, peer, Right::Use, subject, &ask, false)?;
     // What is issued for nobody's run is given back whatever comes of the check.
-    let tried = GivenBack { broker, lease: new_lease_id()? };
+    let subject = permit.subject();
+    let project = subject.project.as_ref().map(|p| p.manifest.project.name.clone()).unwrap_or_default();
+    let (limits, issues) = (subject.config.limits(), subject.issues());
+    broker.quota.begin(&project, limits, since_boot(), 0, issues)?;
+    broker.quota.settled(&project);
+    let tried = GivenBack { broker, lease: new_lease_id()?, project, sure: issues.sure };
     let secrets = broker.stores.check(&permit, tried.lease, &sign_in_of(&ask), &ask).await?;
     Ok(Checked { profile: permit.subject().profile.clone(), secrets })
 }
@@ -37,11 +43,14 @@ pub(crate) async fn check(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Chec
 struct GivenBack<'b> {
     broker: &'b Broker,
     lease: LeaseId,
+    project: String,
+    sure: usize,
 }
 
 impl Drop for GivenBack<'_> {
     fn drop(&mut self) {
-        self.broker.leases.give_back(self.lease);
+        let given = self.broker.leases.give_back(self.lease);
+        self.broker.quota.issued(&self.project, since_boot(), given.max(self.sure));
     }
 }
 

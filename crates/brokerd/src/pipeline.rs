@@ -73,6 +73,7 @@ pub(crate) struct Delivery {
 /// Serves `exec`: the secrets of a profile for one process, as a lease.
 pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Delivery, Refusal> {
     let subject = Subject::of_profile(broker, &ask)?;
+    let epoch = broker.leases.epoch();
     let permit = permit(broker, peer, Right::Use, subject, &ask, true)?;
     let mut unused = Unused::of(broker, &permit);
 
@@ -88,7 +89,12 @@ pub(crate) async fn grant(broker: &Broker, peer: &Peer, ask: Ask) -> Result<Deli
     looked.inspect_err(|refusal| unused.because(LeaseEnd::NotDelivered, refusal))?;
     let credentials = std::mem::take(&mut unused.credentials);
     if let Some(lease) = &permit.lease {
-        broker.leases.begin(Lease { credentials, ..lease.clone() }, peer.pidfd(), endpoints);
+        let lease = Lease { credentials: credentials.clone(), ..lease.clone() };
+        if !broker.leases.begin(lease, peer.pidfd(), endpoints, epoch) {
+            unused.credentials = credentials;
+            unused.because(LeaseEnd::Ended, &Refusal::EndedMeanwhile);
+            return Err(Refusal::EndedMeanwhile);
+        }
     }
     unused.disarm();
     broker.count_grant();
@@ -112,11 +118,11 @@ fn record_issued(broker: &Broker, permit: &Permit, found: &Found) -> Result<Vec<
 
 /// Opens the endpoints of a run, and adds the variables that lead to them to its values.
 async fn serve(broker: &Broker, peer: &Peer, found: &mut Found) -> Result<Vec<Serving>, Refusal> {
-    let (root, uid) = (peer.principal.process.pid, peer.principal.uid);
+    let (root, uid) = (&peer.principal.process, peer.principal.uid);
     let mut endpoints = Vec::with_capacity(found.endpoints.len());
     for seed in std::mem::take(&mut found.endpoints) {
         let name = seed.name.clone();
-        let served = endpoint::serve(seed, &broker.leases, root, uid).await;
+        let served = endpoint::serve(seed, &broker.leases, root.clone(), uid).await;
         let (serving, variables) = served.map_err(|error| Refusal::Endpoint(name, error))?;
         endpoints.push(serving);
         found.values.extend(variables);

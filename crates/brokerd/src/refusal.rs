@@ -57,6 +57,9 @@ pub(crate) enum Refusal {
     /// The endpoint cannot listen.
     #[error("the endpoint of `{0}` cannot be served: {1}")]
     Endpoint(String, std::io::Error),
+    /// Everything was ended while the request was under way.
+    #[error("all leases were ended while this one was about to begin")]
+    EndedMeanwhile,
     /// The project has all that it may have.
     #[error(transparent)]
     Quota(#[from] Exceeded),
@@ -121,6 +124,7 @@ impl Refusal {
             Self::NotWhole(_) | Self::UnknownOption(..) => ErrorCode::Usage,
             Self::KeyIsNoReference(_) | Self::TwoEndpoints(..) => ErrorCode::Manifest,
             Self::Endpoint(..) => ErrorCode::Daemon,
+            Self::EndedMeanwhile => ErrorCode::Denied,
             Self::Quota(_) => ErrorCode::Quota,
             Self::Untrusted(_) | Self::ChangedMeanwhile(_) => ErrorCode::Untrusted,
             Self::Denied { .. } => ErrorCode::Denied,
@@ -154,7 +158,7 @@ impl Refusal {
                 "store the key in a manager and write its reference, such as `org://github/app-key`".to_owned()
             }
             Self::TwoEndpoints(one, _) => format!("leave one of them out: --except {one}"),
-            Self::Endpoint(..) => "run the command again".to_owned(),
+            Self::Endpoint(..) | Self::EndedMeanwhile => "run the command again".to_owned(),
             Self::Quota(exceeded) => exceeded.hint(),
             Self::Untrusted(_) => "look what it asks for and agree: broker trust".to_owned(),
             Self::ChangedMeanwhile(_) => "look again: broker trust".to_owned(),

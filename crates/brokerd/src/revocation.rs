@@ -3,7 +3,6 @@
 //! A manager that is away is asked again, with growing pauses, until it has revoked the credential or the credential's own
 //! time is up. What revoking takes stays in the ledger until then.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use broker_core::lease::{CredentialEnd, EndedCredential};
@@ -41,14 +40,4 @@ async fn revoke_one(stores: &Stores, ledger: &Ledger, (id, ending): Entry) -> En
     };
     ledger.strike(id);
     EndedCredential { references: ending.about.references.clone(), end, expires: None }
-}
-
-/// Ends entries that belong to no run any more, with nobody waiting.
-pub(crate) fn revoke_strays(stores: &Arc<Stores>, ledger: &Arc<Ledger>, entries: Vec<Entry>) {
-    if entries.is_empty() {
-        return;
-    }
-    tracing::info!(count = entries.len(), "credentials that an earlier daemon left are revoked");
-    let (stores, ledger) = (Arc::clone(stores), Arc::clone(ledger));
-    tokio::spawn(async move { revoke(&stores, &ledger, entries).await });
 }

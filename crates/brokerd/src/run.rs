@@ -62,7 +62,7 @@ pub(crate) fn start() -> ExitCode {
 
 /// Serves in the foreground until told to stop, and logs to standard error.
 pub(crate) fn run() -> ExitCode {
-    if let Err(error) = begin_with_clean_environment() {
+    if let Err(error) = begin_with_clean_environment("run") {
         complain(&format!("error: brokerd cannot be started: {error}"));
         return ExitCode::FAILURE;
     }
@@ -108,14 +108,14 @@ fn serve_until_stopped(memory: Option<OwnedFd>) -> ExitCode {
 
 /// Becomes the same program once more with the environment that a daemon has, whoever starts it: variables that say
 /// whom to believe (`SSL_CERT_FILE`), what to load or where to connect are not those of one shell. Returns when that is so.
-fn begin_with_clean_environment() -> std::io::Result<()> {
+pub(crate) fn begin_with_clean_environment(word: &str) -> std::io::Result<()> {
     let own: BTreeMap<_, _> = std::env::vars_os().collect();
     let log = std::env::var_os("BROKER_LOG").map(|level| ("BROKER_LOG".into(), level));
     let clean: BTreeMap<_, _> = daemon_environment(own.clone()).into_iter().chain(log).collect();
     if own == clean {
         return Ok(());
     }
-    Err(Command::new("/proc/self/exe").arg0("brokerd").arg("run").env_clear().envs(clean).exec())
+    Err(Command::new("/proc/self/exe").arg0("brokerd").arg(word).env_clear().envs(clean).exec())
 }
 
 fn prepare(memory: Option<OwnedFd>) -> Result<Prepared, StartError> {

@@ -102,7 +102,8 @@ fn asked(session: &AwsSession, reference: &SecretRef, order: &Order) -> Result<R
     Ok(RoleSession {
         role: reference.path.clone(),
         external_id: reference.options.get("external-id").map(String::as_str).or(own).map(str::to_owned),
-        duration: said.unwrap_or_else(|| shortest_for(order.ttl)),
+        // Whatever is said, not longer than the run: it could not be taken back.
+        duration: said.map_or_else(|| shortest_for(order.ttl), |said| said.min(order.ttl.max(SHORTEST))),
         policy: None,
         policy_arns: arns.split(',').filter(|arn| !arn.is_empty()).map(str::to_owned).collect(),
         whom: Whom::of_run(&order.scope, order.lease),

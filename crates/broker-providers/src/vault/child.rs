@@ -25,6 +25,8 @@ use crate::vault::Vault;
 use crate::vault::hint::{CHILDLESS, NO_CHILD, NOT_SUBSET};
 use crate::vault::wire::{Call, Wire};
 
+/// The longest life that is counted with, whatever a server says: more is added to no clock.
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long one attempt to revoke may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long is waited before the next one.
@@ -182,7 +184,7 @@ impl Child {
 
     /// Says that it now lives so much longer.
     pub(crate) fn lives(&mut self, life: Duration) {
-        self.ends = Instant::now() + life;
+        self.ends = Instant::now() + life.min(LONGEST);
     }
 
     /// Leaves it to whoever has its ending.
@@ -215,14 +217,12 @@ async fn end(wire: &Wire, token: &SecretValue, ends: Instant) {
     }
 }
 
-/// Revokes a token by itself, and with it all that hangs on it. One that has ended is no error: the server knows it no
-/// longer, and refuses it like any other unknown one.
+/// Revokes a token by itself, and with it all that hangs on it. One that has ended is no error: the server says that it does
+/// not know it. That it may not revoke itself is one.
 pub(crate) async fn revoke(wire: &Wire, token: &SecretValue, deadline: Instant) -> Result<(), Fault> {
     let call = Call::write("auth/token/revoke-self", &serde_json::json!({}));
     match wire.ask(Some(token), &call, deadline).await {
-        Err(fault) if matches!(fault.kind, ErrorKind::Unauthenticated | ErrorKind::Denied | ErrorKind::NotFound) => {
-            Ok(())
-        }
+        Err(fault) if fault.kind == ErrorKind::Unauthenticated => Ok(()),
         done => done.map(|_| ()),
     }
 }

@@ -22,7 +22,7 @@ use crate::fault::Fault;
 use crate::issue::{About, Credential, Ending, Issued, Order, Revocation};
 use crate::provider::ErrorKind;
 use crate::vault::Vault;
-use crate::vault::child::{Child, Wish, Wisher, revoke};
+use crate::vault::child::{Child, LONGEST, Wish, Wisher, revoke};
 use crate::vault::mounts::Found;
 use crate::vault::narrow::{after, refused};
 use crate::vault::wire::{Call, Wire};
@@ -176,7 +176,7 @@ impl Vault {
         let Leased { lease_id, lease_duration, data } = answer.json_within()?;
         let data = data.filter(|data| data.get().starts_with('{'));
         let data = data.ok_or_else(|| Fault::new(ErrorKind::Malformed, "what was issued is no JSON object"))?;
-        let lease = (!lease_id.is_empty()).then(|| (lease_id, Duration::from_secs(lease_duration)));
+        let lease = (!lease_id.is_empty()).then(|| (lease_id, bounded(lease_duration)));
         Ok(Made { value: Arc::new(SecretValue::new(data.get().as_bytes().to_vec())), lease })
     }
 
@@ -268,7 +268,7 @@ fn is_issued(reference: &SecretRef, found: Result<Found, Fault>) -> Result<(), F
 async fn prolong(wire: &Wire, token: &SecretValue, life: Duration, deadline: Instant) -> Result<Duration, Fault> {
     let call = Call::write("auth/token/renew-self", &json!({ "increment": life.as_secs().max(1) }));
     let answer = wire.ask(Some(token), &call, deadline).await?;
-    Ok(Duration::from_secs(answer.json::<Prolonged>()?.auth.lease_duration))
+    Ok(bounded(answer.json::<Prolonged>()?.auth.lease_duration))
 }
 
 /// Lets a lease last so long from now, as far as it may, and returns how long that is. One that can't be renewed is looked
@@ -282,15 +282,20 @@ async fn prolong_lease(
 ) -> Result<Duration, Fault> {
     let call = Call::write("sys/leases/renew", &json!({ "lease_id": lease, "increment": life.as_secs().max(1) }));
     let fault = match wire.ask(Some(token), &call, deadline).await {
-        Ok(answer) => return Ok(Duration::from_secs(answer.json::<LeaseLeft>()?.lease_duration)),
+        Ok(answer) => return Ok(bounded(answer.json::<LeaseLeft>()?.lease_duration)),
         Err(fault) => fault,
     };
     if fault.cause.contains("not renewable") {
         let call = Call::write("sys/leases/lookup", &json!({ "lease_id": lease }));
         let answer = wire.ask(Some(token), &call, deadline).await?;
-        return Ok(Duration::from_secs(answer.json::<LookedUp>()?.data.ttl));
+        return Ok(bounded(answer.json::<LookedUp>()?.data.ttl));
     }
     let is_gone = fault.kind == ErrorKind::Unsupported
         && (fault.cause.contains("lease not found") || fault.cause.contains("invalid lease"));
     Err(if is_gone { Fault { kind: ErrorKind::NotFound, ..fault } } else { fault })
+}
+
+/// Reads a life in seconds, as far as clocks can count with it.
+fn bounded(seconds: u64) -> Duration {
+    Duration::from_secs(seconds).min(LONGEST)
 }

@@ -8,6 +8,10 @@ use std::collections::HashSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use broker_core::principal::ProcessId;
+
+use crate::peer::reopen;
+
 /// The two ends of a connection, seen from here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
@@ -19,16 +23,25 @@ pub(crate) struct Caller {
 
 /// Tells whether the other end of a connection is held by the process `root` or one that descends from it, and belongs to
 /// the user `uid`. Blocks for some files of the kernel.
-pub(crate) fn is_of_run(caller: Caller, root: i32, uid: u32) -> bool {
+pub(crate) fn is_of_run(caller: Caller, root: &ProcessId, uid: u32) -> bool {
     let Some((owner, inode)) = socket_of(caller) else { return false };
-    owner == uid && family(root).into_iter().any(|pid| holds(pid, inode))
+    // Still that process, and no other one that got its number.
+    owner == uid
+        && reopen(root).is_some()
+        && family(root.pid).into_iter().any(|pid| holds(pid, inode))
+        && reopen(root).is_some()
 }
 
 /// Returns the owner and the inode of the socket whose own address is the peer's.
 fn socket_of(caller: Caller) -> Option<(u32, u64)> {
-    // Of the namespace of the network that this process is in, as the connection is.
-    let table = fs::read_to_string("/proc/self/net/tcp").ok()?;
-    let (own, other) = (written(caller.peer)?, written(caller.local)?);
+    // Of the namespace of the network that this process is in, as the connection is. A program whose sockets are of IP
+    // version 6 (Java's) has the same connection in the other table.
+    socket_in("/proc/self/net/tcp", written(caller.peer)?, written(caller.local)?)
+        .or_else(|| socket_in("/proc/self/net/tcp6", mapped(caller.peer)?, mapped(caller.local)?))
+}
+
+fn socket_in(table: &str, own: String, other: String) -> Option<(u32, u64)> {
+    let table = fs::read_to_string(table).ok()?;
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         (fields.nth(1)? == own && fields.next()? == other).then_some(())?;
@@ -44,6 +57,17 @@ fn written(address: SocketAddr) -> Option<String> {
     let SocketAddr::V4(address) = address else { return None };
     let ip: &Ipv4Addr = address.ip();
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()))
+}
+
+/// Writes an address as the table of IP version 6 does: in four words, each in the machine's order of bytes.
+fn mapped(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { return None };
+    let words = address.ip().to_ipv6_mapped().octets();
+    let words = words.chunks_exact(4).map(|word| {
+        let word = <[u8; 4]>::try_from(word).unwrap_or_default();
+        format!("{:08X}", u32::from_ne_bytes(word))
+    });
+    Some(format!("{}:{:04X}", words.collect::<String>(), address.port()))
 }
 
 /// Most processes of a run that are looked at.
@@ -83,6 +107,12 @@ mod tests {
 
     use super::*;
 
+    fn process(pid: i32) -> ProcessId {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let start_time = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap();
+        ProcessId { pid, start_time, boot_id: crate::peer::boot_id().to_owned() }
+    }
+
     fn own_uid() -> u32 {
         rustix::process::getuid().as_raw()
     }
@@ -94,13 +124,24 @@ mod tests {
         let _ours = TcpStream::connect(local).unwrap();
         let (_stream, peer) = listener.accept().unwrap();
         let caller = Caller { local, peer };
-        let own = std::process::id().cast_signed();
-        assert!(is_of_run(caller, own, own_uid()));
-        assert!(!is_of_run(caller, own, own_uid() + 1), "another user's");
+        let own = process(std::process::id().cast_signed());
+        assert!(is_of_run(caller, &own, own_uid()));
+        let later = ProcessId { start_time: own.start_time + 1, ..own.clone() };
+        assert!(!is_of_run(caller, &later, own_uid()), "another process of that number");
+        assert!(!is_of_run(caller, &own, own_uid() + 1), "another user's");
         let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
-        assert!(!is_of_run(caller, other.id().cast_signed(), own_uid()), "a child is no ancestor");
+        assert!(!is_of_run(caller, &process(other.id().cast_signed()), own_uid()), "a child is no ancestor");
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_the_other_version_of_ip_is_found_too() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let local = listener.local_addr().unwrap();
+        let _ours = TcpStream::connect((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), local.port())).unwrap();
+        let (_stream, peer) = listener.accept().unwrap();
+        assert!(is_of_run(Caller { local, peer }, &process(std::process::id().cast_signed()), own_uid()));
     }
 
     /// Runs a script that connects and says which process did.
@@ -133,10 +174,10 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (run, _grandchild, _stream, caller) =
             connected(&listener, "(CONNECT; echo $BASHPID; exec sleep 1000 >/dev/null) & wait");
-        let root = run.id().cast_signed();
-        assert!(is_of_run(caller, root, own_uid()));
+        let root = process(run.id().cast_signed());
+        assert!(is_of_run(caller, &root, own_uid()));
         end(run);
-        assert!(!is_of_run(caller, root, own_uid()), "the root is gone, and it is nobody's child there");
+        assert!(!is_of_run(caller, &root, own_uid()), "the root is gone, and it is nobody's child there");
     }
 
     #[test]
@@ -144,7 +185,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let script = "(setsid bash -c 'CONNECT; echo $$; exec sleep 1000 >/dev/null' &); exec sleep 1000 >/dev/null";
         let (run, _loose, _stream, caller) = connected(&listener, script);
-        let is_ours = is_of_run(caller, run.id().cast_signed(), own_uid());
+        let is_ours = is_of_run(caller, &process(run.id().cast_signed()), own_uid());
         end(run);
         assert!(!is_ours);
     }
