@@ -43,6 +43,12 @@ pub(crate) enum Exceeded {
         /// How many it may begin.
         limit: u32,
     },
+    /// Too many of all projects together.
+    #[error("all projects together began or were issued {limit} within a minute, which is all they may")]
+    Together {
+        /// How many they may.
+        limit: u32,
+    },
     /// Too many issued.
     #[error("{limit} credentials were issued for the project `{project}` within a minute, which is all it may have")]
     Issued {
@@ -58,12 +64,15 @@ impl Exceeded {
     pub(crate) fn hint(&self) -> String {
         let (key, first) = match self {
             Self::Live { .. } => ("leases", "end what is not needed: broker lease list"),
-            Self::Begun { .. } => ("leases-per-minute", "wait a minute"),
+            Self::Begun { .. } | Self::Together { .. } => ("leases-per-minute", "wait a minute"),
             Self::Issued { .. } => ("issued-per-minute", "wait a minute"),
         };
         format!("{first}; or raise `{key}` under `[quota]` in `config.toml`")
     }
 }
+
+/// How many times the limit of one project all of them together may have within a minute.
+const TOGETHER: u32 = 4;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -105,6 +114,9 @@ impl Quota {
             // Names of projects are free: those that had nothing lately are forgotten.
             projects.retain(|_, recent| recent.is_any_after(now));
         }
+        if let Some(limit) = exceeded_together(&mut projects, limits, now) {
+            return Err(Exceeded::Together { limit });
+        }
         let recent = projects.entry(project.to_owned()).or_default();
         recent.forget_before(now);
         if live + recent.pending >= limits.leases as usize {
@@ -139,6 +151,21 @@ impl Quota {
         let recent = projects.entry(project.to_owned()).or_default();
         recent.issued.extend(std::iter::repeat_n(now, count));
     }
+}
+
+/// Returns the limit that all projects together have reached, if they have: a name of a project costs nothing.
+fn exceeded_together(projects: &mut HashMap<String, Recent>, limits: Limits, now: Duration) -> Option<u32> {
+    let begun = limits.leases_per_minute.saturating_mul(TOGETHER);
+    let issued = limits.issued_per_minute.saturating_mul(TOGETHER);
+    let reached = |projects: &HashMap<String, Recent>| {
+        let sum = |of: fn(&Recent) -> usize| projects.values().map(of).sum::<usize>();
+        let is_over = |sum: usize, limit: u32| (sum >= limit as usize).then_some(limit);
+        is_over(sum(|recent| recent.begun.len()), begun).or(is_over(sum(|recent| recent.issued.len()), issued))
+    };
+    reached(projects)?;
+    // Not before it matters: those that were not asked about for a while still count what is over.
+    projects.retain(|_, recent| recent.is_any_after(now));
+    reached(projects)
 }
 
 /// What is known of a run before anything is issued for it.
@@ -187,6 +214,16 @@ mod tests {
         assert!(matches!(quota.begin("shop", LIMITS, at(5), 0, NONE), Err(Exceeded::Begun { limit: 5, .. })));
         quota.begin("other", LIMITS, at(5), 0, NONE).unwrap();
         quota.begin("shop", LIMITS, at(60), 0, NONE).unwrap();
+    }
+
+    #[test]
+    fn another_name_of_the_project_is_no_way_round() {
+        let quota = Quota::default();
+        let begin = |n: u32, second| quota.begin(&format!("shop-{n}"), LIMITS, at(second), 0, NONE);
+        (0..20).for_each(|n| begin(n, 0).unwrap());
+        assert!(matches!(begin(20, 1), Err(Exceeded::Together { limit: 20 })));
+        (0..20).for_each(|n| quota.settled(&format!("shop-{n}")));
+        begin(20, 60).unwrap();
     }
 
     #[test]
