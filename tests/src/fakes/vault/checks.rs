@@ -337,7 +337,7 @@ raises(e.Forbidden, lambda: read(child, "b"), "permission denied")
 # That was its last use.
 raises(e.Forbidden, lambda: vault.auth.token.lookup_accessor(auth["accessor"]))
 raises(e.InvalidRequest, lambda: make(policies=["root"]))
-renewed = client(make(ttl="1s", explicit_max_ttl="40s")).auth.token.renew_self(increment="5m")
+renewed = client(make(ttl="20s", explicit_max_ttl="40s")).auth.token.renew_self(increment="5m")
 assert renewed["auth"]["lease_duration"] <= 40 and "capped accordingly" in str(renewed["warnings"]), renewed
 bare = client(vault.auth.token.create(policies=[own + "-a", own + "-make"], no_default_policy=True, ttl="1h"))
 inner = bare.auth.token.create(policies=[own + "-a"])
